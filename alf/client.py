@@ -1,0 +1,356 @@
+"""The Session that always has a token. Says nothing about how tokens come to be."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+import weakref
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import requests
+from requests.exceptions import RequestException, UnrewindableBodyError
+from requests.utils import rewind_body
+from urllib3.util.retry import Retry
+
+from alf.adapters import forget_connections, survive_fork
+from alf.auth import BearerTokenAuth
+from alf.managers import TokenManager, manage
+from alf.tokens import Token, TokenError
+
+__all__ = ["Client"]
+
+logger = logging.getLogger("alf")
+
+#: Pieces of 8 KiB of a refused response that are read to keep its connection.
+_DRAINED_PIECES = 128
+
+
+class Client(requests.Session):
+    """A :class:`requests.Session` that always has a good token.
+
+    Everything that requests says of a Session holds. Before the first request a token is asked
+    for with the client credentials grant (RFC 6749 §4.4); it goes out with every request as
+    ``Authorization: Bearer …`` (RFC 6750 §2.1), is renewed before it expires, and where an API
+    refuses it with a 401 a new one is asked for and the request is sent once more.
+
+    >>> client = Client(
+    ...     token_endpoint="https://id.example.com/token",
+    ...     client_id="client-id",
+    ...     client_secret="secret",
+    ... )
+
+    :param token_endpoint: URL of the token endpoint.
+    :param client_id: the client's identifier.
+    :param client_secret: the client's secret.
+    :param token_storage: where to share the token with other processes: any object with
+        ``get(key)`` and ``set(key, value)``, or a mutable mapping.
+    :param token_retry: how to retry the token request: urllib3's ``Retry``, or a number of
+        retries. By default there are none.
+    :param token_retries: the name of ``token_retry`` in alf 0.7.
+    :param token_timeout: seconds to connect to the token endpoint and to wait for its answer, or
+        a pair of these (default: 10).
+    :param token_request_params: a dict with the ``timeout`` of the token request, as in alf 0.7.
+    :param token_session: a Session to ask for tokens with. By default alf has one of its own that
+        follows this Client's ``verify``, ``cert``, ``proxies`` and ``trust_env``.
+    :param token_hosts: the hosts that may see the token, such as ``["api.example.com",
+        "*.internal.example.com"]``. By default every host that is called.
+    :param token_refresh: who renews a token that will soon expire: ``"background"``, a thread
+        (default), or ``"blocking"``, one of the callers.
+    :param token_settle_time: seconds that the API may take to know a new token (default: 0). One
+        that is refused earlier than that is tried once more before a new one is asked for.
+    :param raise_token_error: whether an error response of the token endpoint is raised as a
+        :class:`~alf.tokens.TokenError` (default: no, it is returned).
+    :raises TypeError: an argument is missing, unknown or of the wrong type.
+    :raises ValueError: an argument has no usable value.
+    """
+
+    #: The class that manages the token: :class:`~alf.managers.TokenManager`, or one with its
+    #: ``get_token()`` and ``reset_token()``. It is called with the token's keyword arguments
+    #: that the Client was given.
+    token_manager_class: Any = TokenManager
+
+    __attrs__: list[str] = [  # noqa: RUF012
+        *requests.Session.__attrs__,
+        "raise_token_error",
+        "_token_options",
+        "_token_hosts",
+    ]
+
+    def __init__(
+        self,
+        *,
+        token_endpoint: str,
+        client_id: str,
+        client_secret: str | None = None,
+        token_storage: Any = None,
+        token_retry: Retry | int | None = None,
+        token_retries: Retry | int | None = None,
+        token_timeout: float | tuple[float | None, float | None] | None = None,
+        token_request_params: dict[str, Any] | None = None,
+        token_session: requests.Session | None = None,
+        token_hosts: Sequence[str] | None = None,
+        token_refresh: Literal["background", "blocking"] | None = None,
+        token_settle_time: float | None = None,
+        raise_token_error: bool = False,
+    ) -> None:
+        super().__init__()
+        self.raise_token_error = raise_token_error
+        options = {
+            "token_endpoint": token_endpoint,
+            "client_id": client_id,
+            "client_secret": client_secret,
+            "token_storage": token_storage,
+            "token_retry": token_retry,
+            "token_retries": token_retries,
+            "token_timeout": token_timeout,
+            "token_request_params": token_request_params,
+            "token_session": token_session,
+            "token_refresh": token_refresh,
+            "token_settle_time": token_settle_time,
+        }
+        # Only what was given: a manager of the user's own need not know the rest.
+        self._token_options = {k: v for k, v in options.items() if v is not None}
+        self._token_hosts = None if token_hosts is None else list(token_hosts)
+        self._set_up_token()
+
+    def _set_up_token(self) -> None:
+        self._token_manager: TokenManager = manage(self.token_manager_class(**self._token_options))
+        self._token_manager.follow(self)
+        self._bearer = BearerTokenAuth(self._token_manager.token, self._token_hosts)
+        self._heal_hook = _HealHook(self)
+        self.auth = self._bearer
+        survive_fork(self)
+
+    @property
+    def token(self) -> Token:
+        """The current token; asked for, if there is none that is good.
+
+        :raises TokenError: the token endpoint gave none.
+        :raises requests.exceptions.RequestException: the token endpoint could not be reached.
+        """
+        return self._token_manager.token()
+
+    def renew_token(self) -> Token:
+        """Ask for a new token, whatever there is in hand; raises as :attr:`token`."""
+        return self._token_manager.renew()
+
+    def is_token_refused(self, response: requests.Response) -> bool:
+        """Whether the API refused the token that the request carried: a 401 (RFC 6750 §3.1).
+
+        Override it for an API that says so otherwise. It is asked about responses to requests
+        that carried the Client's token, before any response hook runs.
+        """
+        return response.status_code == 401
+
+    def request(
+        self,
+        method: str,
+        url: Any,
+        params: Any = None,
+        data: Any = None,
+        headers: Any = None,
+        cookies: Any = None,
+        files: Any = None,
+        auth: Any = None,
+        timeout: Any = None,
+        allow_redirects: bool = True,
+        proxies: Any = None,
+        hooks: Any = None,
+        stream: bool | None = None,
+        verify: Any = None,
+        cert: Any = None,
+        json: Any = None,
+    ) -> requests.Response:
+        """As :meth:`requests.Session.request`, with the token.
+
+        Where no token could be had, nothing is sent, and the token endpoint's error response
+        (status 400 and up) is returned, or raised if ``raise_token_error`` says so.
+
+        :raises TokenError: the token endpoint answered with neither a token nor an error status.
+        :raises requests.exceptions.RequestException: the API or the token endpoint could not be
+            reached, and all else that requests raises.
+        """
+        try:
+            # First of all, so that no body is read for a request that will not be sent.
+            if auth is None and self.auth is self._bearer and self._takes_token(url, params):
+                auth = self._bearer.carrying(self._token_manager.token())
+            return super().request(
+                method,
+                url,
+                params,
+                data,
+                headers,
+                cookies,
+                files,
+                auth,
+                timeout,
+                allow_redirects,
+                proxies,
+                hooks,
+                stream,
+                verify,
+                cert,
+                json,
+            )
+        except TokenError as error:
+            response = error.response
+            if self.raise_token_error or response is None or response.status_code < 400:
+                raise
+            return response
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        """As :meth:`requests.Session.send`; a refused token is replaced on the way.
+
+        :raises TokenError: the token was refused, and no new one could be had.
+        :raises requests.exceptions.RequestException: what requests raises.
+        """
+        if (
+            isinstance(request, requests.PreparedRequest)
+            and self._bearer.token_on(request) is not None
+        ):
+            hooks = request.hooks.get("response") or []
+            hooks = [hooks] if callable(hooks) else hooks
+            # Before the user's hooks: one that raises for the 401 would hide a curable refusal.
+            if self._heal_hook not in hooks:
+                request.hooks = {**request.hooks, "response": [self._heal_hook, *hooks]}
+        return super().send(request, **kwargs)
+
+    def rebuild_auth(
+        self, prepared_request: requests.PreparedRequest, response: requests.Response
+    ) -> None:
+        """As :meth:`requests.Session.rebuild_auth`, but ``.netrc`` does not replace the token."""
+        is_ours = self._bearer.token_on(prepared_request) is not None
+        urls: Any = (response.request.url, prepared_request.url)
+        if not is_ours or self.should_strip_auth(*urls):
+            super().rebuild_auth(prepared_request, response)
+
+    def close(self) -> None:
+        """Close the connections to the API and to the token endpoint."""
+        super().close()
+        self._token_manager.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if state["auth"] is self._bearer:
+            del state["auth"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._set_up_token()
+        if "auth" in state:
+            self.auth = state["auth"]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Client:
+        # These are places, not settings: a copy shares them.
+        for name in ("token_storage", "token_session"):
+            place = self._token_options.get(name)
+            memo[id(place)] = place
+        clone = type(self).__new__(type(self))
+        memo[id(self)] = clone
+        clone.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return clone
+
+    def _takes_token(self, url: Any, params: Any) -> bool:
+        """Whether to have a token ready for this URL."""
+        if self._bearer.has_carried and self._token_hosts is None:
+            return True
+        prepared = requests.PreparedRequest()
+        try:
+            prepared.prepare_url(url, params)
+        except Exception:  # requests will say so itself, and no token is asked for in vain
+            return False
+        return self._bearer.allows(prepared.url)
+
+    def _heal(self, response: requests.Response, **kwargs: Any) -> requests.Response:
+        """The response hook: answer a refused token by another one, and the request once more."""
+        refused = first = response.request
+        token = self._bearer.token_on(first)
+        if token is None or not self.is_token_refused(response):
+            return response
+        refusal = self._token_manager.refusal(_origin(first.url))
+        while True:
+            can_send_again = _rewind(refused)
+            if not (can_send_again and refusal.settle(token)):
+                try:
+                    replacement = refusal.replacement(token)
+                except RequestException:
+                    if not can_send_again:
+                        return response
+                    _drain(response)
+                    raise
+                if replacement is None or not can_send_again:
+                    return response
+                token = replacement
+            _drain(response)
+            refused = refused.copy()
+            self._bearer.carrying(token)(refused)
+            start = time.perf_counter()
+            adapter = self.get_adapter(url=str(refused.url))
+            response = adapter.send(refused, **kwargs)
+            response.elapsed = timedelta(seconds=time.perf_counter() - start)
+            if not self.is_token_refused(response):
+                refusal.accepted(token)
+                # Redirects are built from the first request, and carry its header on.
+                first.headers["Authorization"] = refused.headers["Authorization"]
+                return response
+
+    def _after_fork(self) -> None:
+        forget_connections(self)
+
+
+class _HealHook:
+    """The Client's response hook. A pickled or copied request leaves it behind, and the secret."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = weakref.ref(client)
+
+    def __call__(self, response: requests.Response, **kwargs: Any) -> requests.Response:
+        client = self._client()
+        return response if client is None else client._heal(response, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_no_hook, ())
+
+
+def _no_hook() -> Any:
+    return _unchanged
+
+
+def _unchanged(_response: requests.Response, **_kwargs: Any) -> None:
+    """A response hook that changes nothing."""
+
+
+def _rewind(request: requests.PreparedRequest) -> bool:
+    """Make the body ready to be sent again; whether that is possible."""
+    body: Any = request.body
+    if body is None or isinstance(body, (str, bytes, bytearray, memoryview)):
+        return True
+    if request._body_position is None:
+        return False
+    try:
+        rewind_body(request)
+    except UnrewindableBodyError:
+        return False
+    return True
+
+
+def _drain(response: requests.Response) -> None:
+    """Read a response that nobody will see, so that its connection can be used again."""
+    try:
+        for piece, _ in enumerate(response.iter_content(8192)):
+            if piece == _DRAINED_PIECES:
+                break
+    except Exception:
+        logger.debug("a refused response could not be read to its end", exc_info=True)
+    finally:
+        response.close()
+
+
+def _origin(url: str | None) -> str:
+    parts = urlsplit(url or "")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

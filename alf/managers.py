@@ -1,0 +1,661 @@
+"""When a token is good, who renews it, and who waits for whom."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any, Literal
+
+import requests
+from urllib3.util.retry import Retry
+
+from alf.adapters import survive_fork
+from alf.client_auth import ClientSecretBasic
+from alf.endpoint import DEFAULT_TIMEOUT, Clock, TokenEndpoint, check_url, retry_after
+from alf.storages import TokenStorage
+from alf.tokens import Token, TokenError
+
+__all__ = ["Refusal", "TokenManager"]
+
+logger = logging.getLogger("alf")
+
+# A token counts as expired a little early, so that none dies on the wire; in the last stretch
+# before that one caller has it renewed while all go on with it. Seconds, and the fraction of
+# the token's life: the smaller counts.
+_LEEWAY = (10.0, 1 / 20)
+_STRETCH = (60.0, 1 / 5)
+
+#: A renewal that brings no more than this many seconds of life has gained none.
+_GAIN = 1.0
+
+#: Seconds for which a token serves on that the endpoint hands out again with no life left.
+_REISSUED_LIFE = 1.0
+
+#: From this failed token request in a row on they are spaced out, by up to so many seconds.
+_PATIENCE = 3
+_LONGEST_PAUSE = 30.0
+
+#: A longer `Retry-After`, in seconds, is cut to this.
+_LONGEST_RETRY_AFTER = 300.0
+
+#: Seconds between two renewals for an origin that refuses fresh tokens, at the most.
+_LONGEST_GUARD = 60.0
+
+#: A stored token issued this many seconds in the future was stored by a wrong clock.
+_CLOCK_SKEW = 60.0
+
+#: `_Held.asked` of a token that another process asked for: no refusal of ours came before it.
+_NOT_ASKED = -1
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A token in hand, and until when it is what.
+
+    Monotonic time stands still while a laptop sleeps, and wall time is set back and forth:
+    each end is kept in both, and the earlier one believed.
+    """
+
+    token: Token
+    asked: int  # its place in the order of token requests and refusals
+    fresh_until: float
+    fresh_until_wall: float
+    good_until: float
+    good_until_wall: float
+    ends: float
+
+    def without_early_renewal(self) -> _Held:
+        return replace(self, fresh_until=self.good_until, fresh_until_wall=self.good_until_wall)
+
+
+#: Whether a held token is what a caller waits for; told if it has just come from the endpoint.
+_Wanted = Callable[[_Held, bool], bool]
+
+
+class _Flight:
+    """One token request, and all who wait for it."""
+
+    def __init__(self) -> None:
+        self.leader = threading.get_ident()
+        self.landed = threading.Event()
+        self.held: _Held | None = None
+        self.error: Exception | None = None
+
+
+@dataclass
+class _Failures:
+    """Failed token requests in a row."""
+
+    count: int
+    error: Exception
+    paused_until: float
+    early_paused_until: float
+
+
+@dataclass
+class _Guard:
+    """The last token that was asked for because an origin refused one."""
+
+    access_token: str
+    fetched_at: float
+    refusals: int  # of such tokens, in a row
+    is_refused: bool = False
+
+    @property
+    def paused_until(self) -> float:
+        if not self.is_refused:
+            return -inf
+        return self.fetched_at + min(_LONGEST_GUARD, 2.0 ** (self.refusals - 1))
+
+
+class TokenManager:
+    """Always has a good token: asks for one, keeps it, renews it, shares it.
+
+    :param token_endpoint: URL of the token endpoint.
+    :param client_id: the client's identifier.
+    :param client_secret: the client's secret.
+    :param token_storage: where to share the token: any object with ``get`` and ``set``.
+    :param token_retries: the name of ``token_retry`` in alf 0.7.
+    :param token_request_params: a dict with the ``timeout`` of the token request, as in alf 0.7.
+    :param token_retry: urllib3's ``Retry``, or a number of retries, for the token request.
+    :param token_timeout: seconds to connect and to wait for the answer, or a pair of these.
+    :param token_session: the session to ask with; by default one of its own.
+    :param token_refresh: who renews a token early: a thread in the ``background``, or one of
+        the callers, ``blocking``.
+    :param token_settle_time: seconds that the API may take to know a new token: one refused
+        earlier than that is tried once more before a new one is asked for.
+    :param clock: what tells the time; for tests.
+    :raises TypeError: an argument is missing or of the wrong type.
+    :raises ValueError: an argument has no usable value.
+
+    All methods may be called by any number of threads at once.
+    """
+
+    def __init__(
+        self,
+        token_endpoint: str | None = None,
+        client_id: str | None = None,
+        client_secret: str | None = None,
+        token_storage: Any = None,
+        token_retries: Retry | int | None = None,
+        token_request_params: dict[str, Any] | None = None,
+        *,
+        token_retry: Retry | int | None = None,
+        token_timeout: float | tuple[float | None, float | None] | None = None,
+        token_session: requests.Session | None = None,
+        token_refresh: Literal["background", "blocking"] = "background",
+        token_settle_time: float = 0.0,
+        clock: Clock = time,
+    ) -> None:
+        if token_retry is not None and token_retries is not None:
+            message = "token_retries is the old name of token_retry: give one of them"
+            raise TypeError(message)
+        if token_refresh not in ("background", "blocking"):
+            message = f"token_refresh must be 'background' or 'blocking', got {token_refresh!r}"
+            raise ValueError(message)
+        if isinstance(token_settle_time, bool) or not isinstance(token_settle_time, (int, float)):
+            message = f"token_settle_time must be seconds, got {token_settle_time!r}"
+            raise TypeError(message)
+        if not 0 <= token_settle_time < inf:
+            message = f"token_settle_time must not be negative, got {token_settle_time!r}"
+            raise ValueError(message)
+        if token_session is not None and not isinstance(token_session, requests.Session):
+            message = f"token_session must be a requests.Session, got {token_session!r}"
+            raise TypeError(message)
+        client_id = _check_text("client_id", client_id)
+        self._endpoint = TokenEndpoint(
+            check_url(token_endpoint),
+            client_id,
+            ClientSecretBasic(client_id, _check_text("client_secret", client_secret)),
+            params=[("grant_type", "client_credentials")],
+            retry=token_retries if token_retry is None else token_retry,
+            timeout=_one_timeout(token_timeout, token_request_params),
+            session=token_session,
+            clock=clock,
+        )
+        self._storage: TokenStorage | None = None
+        if token_storage is not None:
+            self._storage = TokenStorage(token_storage, f"{token_endpoint}_{client_id}")
+        self._is_background = token_refresh == "background"
+        self._settle_time = token_settle_time
+        self._clock = clock
+        #: Orders token requests and refusals; clocks may show both at the same time.
+        self._order = itertools.count()
+        #: Read without a lock, replaced as a whole, never emptied.
+        self._held: _Held | None = None
+        #: For all below.
+        self._lock = threading.Lock()
+        self._flight: _Flight | None = None
+        self._failures: _Failures | None = None
+        self._guards: dict[str, _Guard] = {}
+        #: The access token that reset_token() has put aside.
+        self._distrusted: str | None = None
+        survive_fork(self)
+
+    def token(self) -> Token:
+        """The current token; a new one where there is none that is good.
+
+        :raises TokenError: the endpoint gave none.
+        :raises requests.exceptions.RequestException: the endpoint could not be reached.
+        """
+        held = self._held
+        if (
+            held is not None
+            and self._clock.monotonic() < held.fresh_until
+            and self._clock.time() < held.fresh_until_wall
+        ):
+            return held.token
+        if held is None or not self._is_good(held):
+            return self._fetch(lambda held, landed: landed or self._is_good(held)).token
+        self._renew_early(held)
+        # Renewed by now, where this caller was the one to do it.
+        return (self._held or held).token
+
+    def renew(self) -> Token:
+        """A token that is asked for now, whatever there is in hand; raises as :meth:`token`."""
+        since = next(self._order)
+        return self._fetch(lambda held, _landed: held.asked > since).token
+
+    def refusal(self, origin: str) -> Refusal:
+        """What to do about a token that an API has just refused.
+
+        :param origin: the API's scheme, host and port.
+        """
+        return Refusal(self, origin, next(self._order))
+
+    def get_token(self) -> str:
+        """The current access token as a string; raises as :meth:`token`."""
+        return self.token().access_token
+
+    def reset_token(self) -> None:
+        """Have the next call get another token than the current one, as in alf 0.7."""
+        held = self._held
+        token = self._storage.load() if held is None and self._storage is not None else None
+        if held is not None:
+            token = held.token
+        self._distrusted = None if token is None else token.access_token
+        self._held = None
+
+    def follow(self, session: requests.Session) -> None:
+        """From now on ask with this session's ``verify``, ``cert``, ``proxies``, ``trust_env``."""
+        self._endpoint.follow(session)
+
+    def close(self) -> None:
+        """Close the connections to the token endpoint; a later call opens new ones."""
+        self._endpoint.close()
+
+    def _after_fork(self) -> None:
+        # The parent's threads are not here: who held the lock, who flew, who waited.
+        self._lock = threading.Lock()
+        self._flight = None
+        self._endpoint.forget_connections()
+
+    def _is_good(self, held: _Held) -> bool:
+        return (
+            self._clock.monotonic() < held.good_until and self._clock.time() < held.good_until_wall
+        )
+
+    # -- one flight ------------------------------------------------------------------------
+
+    def _fetch(self, wanted: _Wanted) -> _Held:
+        """What is wanted: from memory, from the flight under way, or by a flight of one's own."""
+        while True:
+            with self._lock:
+                held = self._held
+                if held is not None and wanted(held, False):
+                    return held
+                flight = self._flight
+                is_leader = flight is None
+                if flight is None:
+                    flight = self._flight = _Flight()
+            if is_leader:
+                return self._fly(flight, wanted)
+            if flight.leader == threading.get_ident():
+                message = f"asking {self._endpoint} for a token needs a token of the same client"
+                raise RuntimeError(message)
+            if not flight.landed.wait(self._endpoint.patience):
+                # Its leader is dead or stuck: the next one to come takes over.
+                self._land(flight)
+            if flight.error is not None:
+                raise _fresh_copy(flight.error) from flight.error
+            if flight.held is not None and wanted(flight.held, True):
+                return flight.held
+
+    def _fly(self, flight: _Flight, wanted: _Wanted) -> _Held:
+        held = None
+        try:
+            held = flight.held = self._obtain(wanted)
+        except Exception as error:
+            flight.error = error
+            raise
+        finally:
+            # With neither token nor error (an interrupt) one of those who wait takes over.
+            self._land(flight, held)
+        return held
+
+    def _land(self, flight: _Flight, held: _Held | None = None) -> None:
+        """End the flight; the token that it brought, if any, is the current one from now on."""
+        with self._lock:
+            before = self._held
+            is_current = self._flight is flight
+            if is_current:
+                self._flight = None
+            if held is not None and (
+                is_current or before is None or before.asked < held.asked  # not overtaken
+            ):
+                if self._is_good(held):
+                    self._held = held
+                elif before is not None:
+                    # It is for the calls at hand only: asking early gains nothing here.
+                    self._held = before.without_early_renewal()
+        flight.landed.set()
+
+    def _obtain(self, wanted: _Wanted) -> _Held:
+        """The flight itself: the storage's token, if it will do, or one from the endpoint."""
+        if self._storage is None:
+            self._raise_if_paused()
+            return self._ask()
+
+        def is_wanted(token: Token) -> bool:
+            return (
+                token.access_token != self._distrusted
+                and token.issued_at <= self._clock.time() + _CLOCK_SKEW
+                and wanted(self._hold(token), False)
+            )
+
+        stored = self._storage.load()
+        if stored is None or not is_wanted(stored):
+            self._raise_if_paused()
+            with self._storage.turn(self._endpoint.patience, is_wanted) as stored:
+                if stored is None:
+                    held = self._ask()
+                    if self._is_good(held):
+                        self._storage.save(held.token)
+                    return held
+        logger.debug("%s: token taken from storage", self._endpoint)
+        return self._hold(stored)
+
+    def _ask(self) -> _Held:
+        asked = next(self._order)
+        try:
+            answer = self._endpoint.request()
+        except Exception as error:
+            self._note_failure(error)
+            raise
+        self._failures = None
+        token = answer.token
+        logger.info(
+            "%s: token obtained, lifetime %s s, scope %r",
+            self._endpoint,
+            "unknown" if token.lifetime is None else round(token.lifetime),
+            token.scope,
+        )
+        return self._hold(token, asked, answer.asked_at)
+
+    def _hold(self, token: Token, asked: int = _NOT_ASKED, asked_at: float | None = None) -> _Held:
+        """The token with its ends by both clocks; one without ``asked_at`` is a stored one."""
+        life = inf if token.lifetime is None else token.lifetime
+        ends_wall = inf if token.expires_at is None else token.expires_at
+        if asked_at is None:
+            ends = self._clock.monotonic() + (ends_wall - self._clock.time())
+        else:
+            ends = asked_at + life
+        leeway, stretch = (min(most, life * part) for most, part in (_LEEWAY, _STRETCH))
+        before = self._held
+        gains_life = before is None or ends > before.ends + _GAIN
+        if before is not None and not gains_life:
+            stretch = 0.0
+            if asked_at is not None and before.token.access_token == token.access_token:
+                # Some servers hand the same token out until it is dead: then it lives that long,
+                # and asking again before brings nothing.
+                leeway = 0.0
+                ends = max(ends, before.ends, self._clock.monotonic() + _REISSUED_LIFE)
+                ends_wall = max(ends_wall, self._clock.time() + _REISSUED_LIFE)
+        return _Held(
+            token=token,
+            asked=asked,
+            fresh_until=ends - leeway - stretch,
+            fresh_until_wall=ends_wall - leeway - stretch,
+            good_until=ends - leeway,
+            good_until_wall=ends_wall - leeway,
+            ends=ends,
+        )
+
+    # -- early renewal ---------------------------------------------------------------------
+
+    def _renew_early(self, held: _Held) -> None:
+        """Have the held token renewed while it is still good, unless somebody is at it."""
+        failures = self._failures
+        if failures is not None and self._clock.monotonic() < failures.early_paused_until:
+            return
+        with self._lock:
+            if self._flight is not None or self._held is not held:
+                return
+            flight = self._flight = _Flight()
+
+        def wanted(other: _Held, _landed: bool) -> bool:
+            return other.ends > held.ends + _GAIN and self._is_good(other)
+
+        if not self._is_background:
+            self._fly_early(flight, wanted)
+            return
+        thread = threading.Thread(
+            target=self._fly_early, args=(flight, wanted), name="alf-renewal", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads, or the interpreter is on its way out
+            self._note_failure(error)
+            self._land(flight)
+
+    def _fly_early(self, flight: _Flight, wanted: _Wanted) -> None:
+        flight.leader = threading.get_ident()
+        try:
+            self._fly(flight, wanted)
+        except Exception as error:
+            # Told to nobody: the token in hand still serves.
+            is_expected = isinstance(error, requests.exceptions.RequestException)
+            logger.warning("early renewal failed: %s", error, exc_info=not is_expected)
+
+    # -- failures --------------------------------------------------------------------------
+
+    def _note_failure(self, error: Exception) -> None:
+        count = 1 if self._failures is None else self._failures.count + 1
+        response = getattr(error, "response", None)
+        asked_to_wait = None if response is None else retry_after(response)
+        at_least = min(asked_to_wait or 0.0, _LONGEST_RETRY_AFTER)
+        now = self._clock.monotonic()
+        paused_until = -inf
+        if count >= _PATIENCE:
+            paused_until = now + max(at_least, _pause(count - _PATIENCE))
+        self._failures = _Failures(
+            count,
+            _fresh_copy(error),
+            paused_until,
+            early_paused_until=now + max(at_least, _pause(count - 1)),
+        )
+
+    def _raise_if_paused(self) -> None:
+        failures = self._failures
+        if failures is not None and self._clock.monotonic() < failures.paused_until:
+            raise _fresh_copy(failures.error)
+
+    # -- refusals --------------------------------------------------------------------------
+
+    def _replace(self, refused: set[str], since: int, origin: str) -> _Held | None:
+        """Another token than the refused ones; ``None``: none is to be had for this origin."""
+
+        def wanted(held: _Held, landed: bool) -> bool:
+            if held.token.access_token in refused:
+                # Asked for after the refusal and handed out again: that is the last word.
+                return landed and held.asked > since
+            return landed or self._is_good(held)
+
+        held = self._held
+        if held is None or not wanted(held, False):
+            if self._is_guarded(origin):
+                logger.debug("%s refuses fresh tokens: no new one is asked for yet", origin)
+                return None
+            held = self._fetch(wanted)
+            self._guard(origin, held, is_refused=held.token.access_token in refused)
+        return None if held.token.access_token in refused else held
+
+    def _is_guarded(self, origin: str) -> bool:
+        guard = self._guards.get(origin)
+        return guard is not None and self._clock.monotonic() < guard.paused_until
+
+    def _guard(self, origin: str, held: _Held, *, is_refused: bool) -> None:
+        """Remember which token was got for this origin, to see whether it refuses that one too."""
+        now = self._clock.monotonic()
+        with self._lock:
+            old = self._guards.get(origin)
+            if old is not None and old.access_token == held.token.access_token and not is_refused:
+                return
+            is_recent = old is not None and now - old.fetched_at <= 2 * _LONGEST_GUARD
+            refusals = old.refusals if old is not None and is_recent else 0
+            for other, guard in list(self._guards.items()):
+                if now - guard.fetched_at > 2 * _LONGEST_GUARD:
+                    del self._guards[other]
+            self._guards[origin] = _Guard(
+                held.token.access_token, now, refusals + is_refused, is_refused
+            )
+
+    def _note_refused(self, origin: str, token: Token) -> None:
+        with self._lock:
+            guard = self._guards.get(origin)
+            if guard is None or guard.access_token != token.access_token or guard.is_refused:
+                return
+            guard.is_refused = True
+            guard.refusals += 1
+
+    def _note_accepted(self, origin: str, token: Token) -> None:
+        with self._lock:
+            guard = self._guards.get(origin)
+            if guard is not None and guard.access_token == token.access_token:
+                del self._guards[origin]
+
+
+class Refusal:
+    """One request's way through refused tokens: which token to try next, and when to stop.
+
+    The request may be refused with a token only if that was asked for after its first refusal;
+    what memory, a flight under way or the storage holds is tried before.
+    """
+
+    def __init__(self, manager: TokenManager, origin: str, since: int) -> None:
+        self._manager = manager
+        self._origin = origin
+        self._since = since
+        self._refused: set[str] = set()
+        self._settled: set[str] = set()
+        self._last: _Held | None = None
+
+    def settle(self, refused: Token) -> bool:
+        """Wait for the API to know this token, where it may be too new; whether to try it again."""
+        clock, settle_time = self._manager._clock, self._manager._settle_time
+        age = clock.time() - refused.issued_at
+        if not 0 <= age < settle_time or refused.access_token in self._settled:
+            return False
+        self._settled.add(refused.access_token)
+        clock.sleep(settle_time - age)
+        return True
+
+    def replacement(self, refused: Token) -> Token | None:
+        """The token to try after this one; ``None``: the refusal stands.
+
+        :raises TokenError: the endpoint gave no token.
+        :raises requests.exceptions.RequestException: the endpoint could not be reached.
+        """
+        manager = self._manager
+        self._refused.add(refused.access_token)
+        manager._note_refused(self._origin, refused)
+        last = self._last
+        if last is not None and last.asked > self._since:
+            logger.warning("%s refuses a new token of %s", self._origin, manager._endpoint)
+            return None
+        logger.warning("%s refused the token of %s", self._origin, manager._endpoint)
+        self._last = manager._replace(self._refused, self._since, self._origin)
+        return None if self._last is None else self._last.token
+
+    def accepted(self, token: Token) -> None:
+        """The API took this replacement."""
+        self._manager._note_accepted(self._origin, token)
+
+
+def manage(manager: Any) -> Any:
+    """The manager, or, around one with the interface of alf 0.7, what gives it today's."""
+    has_own_way = isinstance(manager, TokenManager) and (
+        type(manager).get_token is not TokenManager.get_token
+    )
+    if hasattr(manager, "refusal") and not has_own_way:
+        return manager
+    return _ManagerOf07(manager)
+
+
+class _ManagerOf07:
+    """A manager of which only ``get_token()`` and ``reset_token()`` are known."""
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+        self._current: Token | None = None
+
+    def token(self) -> Token:
+        try:
+            access_token = self._manager.get_token()
+        except TokenError:
+            self._manager.reset_token()
+            raise
+        current = self._current
+        if current is None or current.access_token != access_token:
+            current = self._current = Token(access_token)
+        return current
+
+    def renew(self) -> Token:
+        self._manager.reset_token()
+        return self.token()
+
+    def refusal(self, _origin: str) -> _RefusalOf07:
+        return _RefusalOf07(self)
+
+    def follow(self, session: requests.Session) -> None:
+        if hasattr(self._manager, "follow"):
+            self._manager.follow(session)
+
+    def close(self) -> None:
+        if hasattr(self._manager, "close"):
+            self._manager.close()
+
+
+class _RefusalOf07:
+    """As :class:`Refusal`, as far as it can be known: the current token, then one more."""
+
+    def __init__(self, manager: _ManagerOf07) -> None:
+        self._manager = manager
+        self._is_renewed = False
+
+    def settle(self, _refused: Token) -> bool:
+        return False
+
+    def replacement(self, refused: Token) -> Token | None:
+        if self._is_renewed:
+            return None
+        token = self._manager.token()
+        if token.access_token == refused.access_token:
+            self._is_renewed = True
+            token = self._manager.renew()
+        return None if token.access_token == refused.access_token else token
+
+    def accepted(self, token: Token) -> None:
+        pass
+
+
+def _pause(exponent: int) -> float:
+    """1 s, 2 s, 4 s … up to the longest pause, with jitter so that a fleet spreads out."""
+    longest = min(_LONGEST_PAUSE, 2.0**exponent) if exponent < 10 else _LONGEST_PAUSE
+    return random.uniform(max(1.0, longest / 2), longest)  # noqa: S311
+
+
+def _fresh_copy(error: Exception) -> Exception:
+    """The error for one more caller: a traceback and a response of its own."""
+    try:
+        fresh = copy.copy(error)
+    except Exception:  # an exception class of somebody else's that cannot be copied
+        return error
+    response = getattr(fresh, "response", None)
+    if isinstance(response, requests.Response):
+        fresh.response = copy.copy(response)  # type: ignore[attr-defined]
+    return fresh.with_traceback(None)
+
+
+def _check_text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        message = f"{name} must be a str, got {type(value).__name__}"
+        raise TypeError(message)
+    if not value:
+        message = f"{name} must not be empty"
+        raise ValueError(message)
+    return value
+
+
+def _one_timeout(
+    token_timeout: float | tuple[float | None, float | None] | None,
+    token_request_params: dict[str, Any] | None,
+) -> Any:
+    if token_request_params is None:
+        return DEFAULT_TIMEOUT if token_timeout is None else token_timeout
+    unknown = sorted(set(token_request_params) - {"timeout"})
+    if unknown:
+        message = f"token_request_params may have a timeout only, got {', '.join(unknown)}"
+        raise TypeError(message)
+    timeout = token_request_params.get("timeout")
+    if timeout is not None and token_timeout is not None:
+        message = "token_timeout and token_request_params['timeout'] are the same: give one of them"
+        raise TypeError(message)
+    return _one_timeout(token_timeout if timeout is None else timeout, None)

@@ -1,0 +1,50 @@
+"""The metadata of the distribution; the build system and the tools are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+TEST = [
+    "coverage[toml]",
+    "flask",
+    "gevent",
+    "hypothesis",
+    "pytest",
+    "pytest-cov",
+    "trustme",
+]
+
+setup(
+    name="alf",
+    version="1.0.0",
+    description="A requests.Session that always has a good OAuth 2.0 token (client credentials)",
+    long_description=(HERE / "README.rst").read_text(encoding="utf-8"),
+    long_description_content_type="text/x-rst",
+    author="The alf developers",
+    license="MIT",
+    license_files=["LICENSE"],
+    keywords=["oauth2", "oauth", "client-credentials", "requests", "bearer", "token", "m2m"],
+    classifiers=[
+        "Development Status :: 5 - Production/Stable",
+        "Intended Audience :: Developers",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Internet :: WWW/HTTP",
+        "Topic :: Security",
+        "Typing :: Typed",
+    ],
+    packages=find_packages(include=["alf", "alf.*"]),
+    package_data={"alf": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=["requests>=2.28", "urllib3>=1.26"],
+    extras_require={
+        "test": TEST,
+        "dev": [*TEST, "mypy", "ruff"],
+    },
+)
