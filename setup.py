@@ -6,9 +6,16 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
-TEST = [
-    "coverage[toml]",
+#: What `make run` needs: its authorization server is Authlib's.
+DEMO = [
+    "Authlib",
     "flask",
+]
+
+TEST = [
+    *DEMO,
+    "coverage[toml]",
+    "eventlet",
     "gevent",
     "hypothesis",
     "pytest",
@@ -44,6 +51,7 @@ setup(
     python_requires=">=3.10",
     install_requires=["requests>=2.28", "urllib3>=1.26"],
     extras_require={
+        "demo": DEMO,
         "test": TEST,
         "dev": [*TEST, "mypy", "ruff"],
     },

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,6 +9,13 @@ import pytest
 
 from alf import Client, TokenManager
 from tests.servers import Api, TokenServer, TurnedClock, running
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where all servers are installed (ALF_FORBID_SKIPS=1), a skipped test is a failure."""
+    reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("ALF_FORBID_SKIPS") and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture

@@ -1,0 +1,33 @@
+# make run and make test need nothing but Python 3.10+ and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lint types format clean
+
+run: .venv/demo.stamp  ## a token's life, shown against an embedded server
+	$(BIN)/python -m examples.demo
+
+test: .venv/test.stamp  ## the whole suite, with branch coverage
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev.stamp
+	$(BIN)/mypy
+
+format: .venv/dev.stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build dist docs/_build *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+# One stamp an extra of setup.py.
+.venv/%.stamp: setup.py pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
