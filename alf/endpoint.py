@@ -314,6 +314,8 @@ def _read_body(response: requests.Response) -> None:
         chunks.append(chunk)
         size += len(chunk)
         if size > _LARGEST_ANSWER:
+            # Not left to requests, which takes the body below for all there is.
+            response.raw.close()
             break
     response._content = b"".join(chunks)[:_LARGEST_ANSWER]
     response._content_consumed = True
