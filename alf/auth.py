@@ -130,7 +130,11 @@ def _parse_host(host: str) -> str:
     except requests.exceptions.RequestException:
         prepared.url = None
     parts = urlsplit(prepared.url or "")
-    if not parts.hostname or parts.netloc.lower() != parts.hostname or parts.path != "/":
+    if (
+        not parts.hostname
+        or parts.netloc.lower().strip("[]") != parts.hostname
+        or parts[2:] != ("/", "", "")
+    ):
         message = f"token_hosts: expected host names such as 'api.example.com', got {host!r}"
         raise ValueError(message)
     return f"*.{parts.hostname}" if below else parts.hostname.rstrip(".")

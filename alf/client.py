@@ -17,7 +17,7 @@ from requests.utils import rewind_body
 from urllib3.util.retry import Retry
 
 from alf.adapters import forget_connections, survive_fork
-from alf.auth import BearerTokenAuth
+from alf.auth import BearerTokenAuth, NoAuth
 from alf.managers import TokenManager, manage
 from alf.tokens import Token, TokenError
 
@@ -27,6 +27,8 @@ logger = logging.getLogger("alf")
 
 #: Pieces of 8 KiB of a refused response that are read to keep its connection.
 _DRAINED_PIECES = 128
+
+_NO_AUTH = NoAuth()
 
 
 class Client(requests.Session):
@@ -114,7 +116,7 @@ class Client(requests.Session):
         }
         # Only what was given: a manager of the user's own need not know the rest.
         self._token_options = {k: v for k, v in options.items() if v is not None}
-        self._token_hosts = None if token_hosts is None else list(token_hosts)
+        self._token_hosts = token_hosts
         self._set_up_token()
 
     def _set_up_token(self) -> None:
@@ -176,8 +178,11 @@ class Client(requests.Session):
         """
         try:
             # First of all, so that no body is read for a request that will not be sent.
-            if auth is None and self.auth is self._bearer and self._takes_token(url, params):
-                auth = self._bearer.carrying(self._token_manager.token())
+            if auth is None and self.auth is self._bearer:
+                takes_token = self._takes_token(url, params)
+                auth = (
+                    self._bearer.carrying(self._token_manager.token()) if takes_token else _NO_AUTH
+                )
             return super().request(
                 method,
                 url,
@@ -262,6 +267,7 @@ class Client(requests.Session):
         prepared = requests.PreparedRequest()
         try:
             prepared.prepare_url(url, params)
+            self.get_adapter(str(prepared.url))
         except Exception:  # requests will say so itself, and no token is asked for in vain
             return False
         return self._bearer.allows(prepared.url)

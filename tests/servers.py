@@ -62,6 +62,8 @@ class Server:
         self.script = script
         self.requests: list[Request] = []
         self.connections = 0
+        self._open = 0
+        self._closing = threading.Condition()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -70,8 +72,16 @@ class Server:
 
             def setup(self) -> None:
                 super().setup()
-                outer.connections += 1
-                self.number = outer.connections
+                with outer._closing:
+                    outer.connections += 1
+                    outer._open += 1
+                    self.number = outer.connections
+
+            def finish(self) -> None:
+                super().finish()
+                with outer._closing:
+                    outer._open -= 1
+                    outer._closing.notify_all()
 
             def answer(self) -> None:
                 request = Request(self.command, self.path, self.headers, self.body(), self.number)
@@ -129,6 +139,12 @@ class Server:
         certificate.configure_cert(context)
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.url = f"https://127.0.0.1:{self.port}"
+
+    def wait_until_all_closed(self) -> None:
+        """Until the clients have closed all their connections to this server."""
+        with self._closing:
+            is_closed = self._closing.wait_for(lambda: not self._open, timeout=10)
+        assert is_closed, f"{self._open} connections are still open"
 
     def stop(self) -> None:
         self._server.shutdown()
