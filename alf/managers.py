@@ -464,7 +464,9 @@ class TokenManager:
                 logger.debug("%s refuses fresh tokens: no new one is asked for yet", origin)
                 return None
             held = self._fetch(wanted)
-            self._guard(origin, held, is_refused=held.token.access_token in refused)
+            if held.asked > since:
+                # What was asked for before the refusal says nothing about fresh tokens.
+                self._guard(origin, held, is_refused=held.token.access_token in refused)
         return None if held.token.access_token in refused else held
 
     def _is_guarded(self, origin: str) -> bool:

@@ -161,6 +161,7 @@ class TokenServer(Server):
         self.members: dict[str, Any] = {}
         self.alive: set[str] = set()
         self.replies: list[Reply | Callable[[Request], Reply]] = []
+        self.on_grant: Callable[[], object] = lambda: None
         self._granted = 0
         self._lock = threading.Lock()
 
@@ -181,6 +182,7 @@ class TokenServer(Server):
             self._granted += 1
             token = f"token-{self._granted}"
             self.alive.add(token)
+            self.on_grant()
         answer = {"access_token": token, "token_type": "Bearer", "expires_in": self.expires_in}
         return Reply(body={**answer, **self.members})
 
@@ -218,6 +220,7 @@ class TurnedClock:
         self._monotonic = 1000.0
         self._time = 1_700_000_000.0
         self.slept: list[float] = []
+        self.on_sleep: Callable[[], object] = lambda: None
 
     def monotonic(self) -> float:
         return self._monotonic
@@ -228,6 +231,7 @@ class TurnedClock:
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.turn(seconds)
+        self.on_sleep()
 
     def turn(self, seconds: float) -> None:
         self._monotonic += seconds

@@ -428,9 +428,9 @@ def test_a_pickled_client_works_in_another_process(client: Client, api: Api) -> 
 
 def test_no_repr_shows_a_secret(client: Client, api: Api) -> None:
     response = client.get(api.url)
-    shown = repr([client, vars(client), response, response.request, client.auth, client.token])
-    assert "top-secret" not in shown.replace("'client_secret': 'top-secret'", "")
-    assert "Bearer" not in repr(client)
+    shown = repr([client, response, response.request, client.auth, client.token])
+    assert "top-secret" not in shown
+    assert "token-1" not in shown
 
 
 # -- subclasses and managers of the user's own -------------------------------------------------
