@@ -75,13 +75,15 @@ def test_a_fork_while_another_thread_asks_for_a_token(tokens: TokenServer, api: 
         """
 import requests
 from alf import BearerTokenAuth
-thread = threading.Thread(target=lambda: client.get(api).raise_for_status())
+statuses = []
+thread = threading.Thread(target=lambda: statuses.append(client.get(api).status_code))
 thread.start()
 # The API answers this when the token request of the thread has arrived.
 requests.get(f"{api}/arrived", auth=BearerTokenAuth("for-the-test")).raise_for_status()
 pid = in_child(lambda: client.get(api).raise_for_status())
 wait_for(pid)
 thread.join()
+assert statuses == [200]
 """,
         tokens,
         api,
