@@ -15,11 +15,14 @@ DEMO = [
 TEST = [
     *DEMO,
     "coverage[toml]",
+    "docutils",
     "eventlet",
     "gevent",
     "hypothesis",
     "pytest",
     "pytest-cov",
+    "redis",
+    "requests-oauthlib",
     "trustme",
 ]
 

@@ -2,6 +2,11 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,6 +44,40 @@ def tokens() -> Iterator[TokenServer]:
 def api(tokens: TokenServer) -> Iterator[Api]:
     with running(Api(tokens)) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_port() -> Iterator[int]:
+    """A redis-server of the tests' own, on a free port."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(
+            [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder],
+            stdout=subprocess.DEVNULL,
+        ) as server,
+    ):
+        try:
+            wait_for_port(port)
+            yield port
+        finally:
+            server.terminate()
+
+
+def wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < deadline, f"nobody listens on port {port}"
+            time.sleep(0.01)
+        else:
+            return
 
 
 @pytest.fixture
