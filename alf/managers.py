@@ -403,17 +403,18 @@ class TokenManager:
         def wanted(other: _Held, _landed: bool) -> bool:
             return other.ends > held.ends + _GAIN and self._is_good(other)
 
-        if not self._is_background:
-            self._fly_early(flight, wanted)
-            return
-        thread = threading.Thread(
-            target=self._fly_early, args=(flight, wanted), name="alf-renewal", daemon=True
-        )
-        try:
-            thread.start()
-        except RuntimeError as error:  # no more threads, or the interpreter is on its way out
-            self._note_failure(error)
-            self._land(flight)
+        if self._is_background:
+            thread = threading.Thread(
+                target=self._fly_early, args=(flight, wanted), name="alf-renewal", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:
+                # No more threads, or the interpreter is on its way out: it is done here.
+                logger.debug("no thread for the early renewal", exc_info=True)
+            else:
+                return
+        self._fly_early(flight, wanted)
 
     def _fly_early(self, flight: _Flight, wanted: _Wanted) -> None:
         flight.leader = threading.get_ident()

@@ -133,6 +133,18 @@ def test_a_refused_token_without_life_is_replaced(
     assert len(tokens.requests) == 2
 
 
+def test_an_early_renewal_that_brings_a_token_without_life_displaces_nothing(
+    blocking: Client, tokens: TokenServer, clock: TurnedClock
+) -> None:
+    assert blocking.token.access_token == "token-1"
+    clock.turn(3535)
+    tokens.expires_in = 0
+    for _ in range(10):
+        assert blocking.token.access_token == "token-1"
+        clock.turn(1)
+    assert len(tokens.requests) == 2, "asking early gains nothing here, and is not repeated"
+
+
 def test_a_huge_lifetime_is_clamped(blocking: Client, tokens: TokenServer) -> None:
     tokens.expires_in = 10**30
     assert blocking.token.lifetime == 2**31 - 1
@@ -382,6 +394,56 @@ def test_each_who_waits_gets_an_exception_of_its_own(
     errors = [future.exception() for future in together(8, lambda: client.token)]
     assert all(isinstance(error, TokenError) for error in errors)
     assert len(set(map(id, errors))) == 8
+
+
+class Stuck(requests.Session):
+    """Never comes back from its first request, until the test is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stuck = threading.Event()
+        self.over = threading.Event()
+
+    def post(self, *args: Any, **kwargs: Any) -> requests.Response:
+        if not self.stuck.is_set():
+            self.stuck.set()
+            self.over.wait(60)
+        return super().post(*args, **kwargs)
+
+
+def test_those_who_wait_for_one_that_is_stuck_take_over(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    with Stuck() as session:
+        client = make_client(token_session=session, token_timeout=0.5)
+        with ThreadPoolExecutor(1) as pool:
+            stuck = pool.submit(lambda: client.token.access_token)
+            assert session.stuck.wait(20)
+            assert client.token.access_token == "token-1"
+            session.over.set()
+            # It was overtaken: what it brings is good for itself, and replaces nothing.
+            assert stuck.result(20) == "token-2"
+        assert client.token.access_token == "token-1"
+
+
+def test_an_exception_that_cannot_be_copied_reaches_all(make_client: MakeClient) -> None:
+    class OddError(Exception):
+        def __init__(self, *, reason: str) -> None:
+            super().__init__(reason)
+
+    class Odd(requests.Session):
+        calls = 0
+
+        def post(self, *args: Any, **kwargs: Any) -> requests.Response:
+            self.calls += 1
+            raise OddError(reason="odd")
+
+    with Odd() as session:
+        client = make_client(token_session=session)
+        for _ in range(5):
+            with pytest.raises(OddError, match="odd"):
+                _ = client.token
+        assert session.calls == 3
 
 
 def test_a_token_request_that_needs_its_own_token_is_an_error(make_client: MakeClient) -> None:

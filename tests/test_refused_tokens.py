@@ -471,3 +471,43 @@ def test_a_revocation_each_minute_is_no_origin_that_refuses_for_ever(
         tokens.alive.clear()
         clock.turn(1)
     assert api.refused == 19
+
+
+def test_a_replacement_that_never_reached_the_api_is_no_refused_one(
+    make_client: MakeClient, tokens: TokenServer, api: Api, clock: TurnedClock
+) -> None:
+    client = make_client(clock=clock)
+    assert client.token
+    tokens.alive.clear()
+    original = api.script
+
+    def hang_up_on_the_second(request: Request) -> Reply:
+        if request.authorization == "Bearer token-2":
+            raise HangUp
+        return original(request)
+
+    api.script = hang_up_on_the_second
+    with pytest.raises(requests.exceptions.ConnectionError):
+        client.get(api.url)
+    api.script = original
+    client.renew_token()
+    tokens.alive.clear()
+    assert client.get(api.url).status_code == 200
+
+
+def test_what_is_long_past_is_not_held_against_an_origin(
+    make_client: MakeClient, tokens: TokenServer, api: Api, choosy: Api, clock: TurnedClock
+) -> None:
+    client = make_client(clock=clock)
+    for _ in range(10):
+        assert client.get(choosy.url).status_code == 401
+        clock.turn(10)
+    clock.turn(600)
+    tokens.alive.clear()
+    assert client.get(api.url).status_code == 200
+    before = len(tokens.requests)
+    for _ in range(3):
+        assert client.get(choosy.url).status_code == 401
+        clock.turn(1.1)
+    # Spaced out from one second on again.
+    assert len(tokens.requests) >= before + 2
