@@ -71,5 +71,5 @@ def _after_fork_in_child() -> None:
         forkable._after_fork()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
     os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -63,6 +63,19 @@ def test_prepared_requests_carry_the_token(client: Client, api: Api) -> None:
     assert api.requests[0].authorization == "Bearer token-1"
 
 
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
+def test_a_request_that_was_sent_can_be_copied_and_pickled(
+    client: Client, api: Api, duplicate: Any
+) -> None:
+    prepared = client.prepare_request(requests.Request("GET", api.url))
+    client.send(prepared)
+    copied = duplicate(prepared)
+    assert b"top-secret" not in pickle.dumps(copied)
+    with requests.Session() as session:
+        assert session.send(copied).status_code == 200
+    assert api.requests[-1].authorization == "Bearer token-1"
+
+
 # -- auth= -------------------------------------------------------------------------------------
 
 
@@ -196,8 +209,8 @@ def test_redirects_history_and_max_redirects(client: Client, api: Api) -> None:
 def test_stream(client: Client, api: Api) -> None:
     api.pages["/"] = Reply(body=b"x" * 100_000)
     with client.get(api.url, stream=True) as response:
-        assert not response._content_consumed
-        assert sum(map(len, response.iter_content(1000))) == 100_000
+        assert response.raw.read(1000) == b"x" * 1000
+        assert sum(map(len, response.iter_content(1000))) == 99_000
 
 
 def test_mounted_adapters(client: Client, api: Api) -> None:
@@ -500,6 +513,31 @@ def test_a_manager_with_the_interface_of_alf_0_7(tokens: TokenServer, api: Api) 
         assert client.renew_token().access_token == "token-d"
     assert managers[0].given == (tokens.endpoint, "client-id", "secret")
     assert not tokens.requests
+
+
+def test_a_manager_of_alf_0_7_that_has_a_new_token_already(tokens: TokenServer, api: Api) -> None:
+    managers: list[ManagerOf07] = []
+
+    class OwnManagerClient(Client):
+        def token_manager_class(self, **options: Any) -> ManagerOf07:  # type: ignore[override]
+            managers.append(ManagerOf07(**options))
+            return managers[-1]
+
+    original = api.script
+
+    def refuse(request: Request) -> Reply:
+        reply = original(request)
+        if reply.status == 401:
+            managers[0].current = "token-z"
+        return reply
+
+    api.script = refuse
+    tokens.alive = {"token-z"}
+    with OwnManagerClient(
+        token_endpoint=tokens.endpoint, client_id="client-id", client_secret="secret"
+    ) as client:
+        assert client.get(api.url).status_code == 200
+    assert managers[0].resets == 0
 
 
 def test_a_manager_that_overrides_get_token_as_in_alf_0_7(

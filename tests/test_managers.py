@@ -324,6 +324,32 @@ def test_a_call_that_needs_the_token_under_way_waits_for_it(
     assert len(tokens.requests) == 2
 
 
+class ClockWithVisitors(TurnedClock):
+    """Somebody else does something whenever this clock is looked at, until it is done."""
+
+    visitor: Callable[[], object] | None = None
+
+    def monotonic(self) -> float:
+        now = super().monotonic()
+        visitor, self.visitor = self.visitor, None
+        if visitor is not None:
+            visitor()
+        return now
+
+
+@pytest.mark.parametrize("passed", [3540, 3600])
+def test_a_token_that_somebody_else_has_just_renewed_is_not_renewed_again(
+    make_client: MakeClient, tokens: TokenServer, passed: float
+) -> None:
+    clock = ClockWithVisitors()
+    client = make_client(clock=clock, token_refresh="blocking")
+    assert client.token.access_token == "token-1"
+    clock.turn(passed)
+    clock.visitor = client.renew_token
+    assert client.token.access_token == "token-2"
+    assert len(tokens.requests) == 2
+
+
 # -- one flight --------------------------------------------------------------------------------
 
 

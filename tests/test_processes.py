@@ -122,6 +122,21 @@ client.renew_token()
 
 
 @needs_fork
+def test_a_child_of_a_client_that_was_never_used(tokens: TokenServer, api: Api) -> None:
+    run(
+        """
+from requests.adapters import BaseAdapter
+client.mount("memory://", type("Memory", (BaseAdapter,), {"close": lambda self: None})())
+wait_for(in_child(lambda: client.get(api).raise_for_status()))
+client.get(api).raise_for_status()
+""",
+        tokens,
+        api,
+    )
+    assert len(tokens.requests) == 2
+
+
+@needs_fork
 def test_a_fork_in_the_middle_of_a_load(tokens: TokenServer, api: Api) -> None:
     """As gunicorn with a preloaded application, or a Celery worker, may do it."""
     run(
