@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint types format clean
+.PHONY: run test lint types docs diagram format clean
 
 run: .venv/demo.stamp  ## a token's life, shown against an embedded server
 	$(BIN)/python -m examples.demo
@@ -16,6 +16,12 @@ lint: .venv/dev.stamp
 
 types: .venv/dev.stamp
 	$(BIN)/mypy
+
+docs: .venv/docs.stamp  ## docs/_build/html; a warning is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning --builder html docs docs/_build/html
+
+diagram:  ## needs Graphviz
+	dot -Tsvg docs/workflow.dot -o docs/workflow.svg
 
 format: .venv/dev.stamp
 	$(BIN)/ruff format .

@@ -14,9 +14,12 @@ DEMO = [
 
 TEST = [
     *DEMO,
+    "celery",
     "coverage[toml]",
+    "Django",
     "docutils",
     "eventlet",
+    "Flask-Caching",
     "gevent",
     "hypothesis",
     "pytest",
@@ -54,6 +57,7 @@ setup(
     python_requires=">=3.10",
     install_requires=["requests>=2.28", "urllib3>=1.26"],
     extras_require={
+        "docs": ["furo", "sphinx"],
         "demo": DEMO,
         "test": TEST,
         "dev": [*TEST, "mypy", "ruff"],
