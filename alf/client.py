@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import copy
 import logging
-import time
 import weakref
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import requests
+from requests.cookies import extract_cookies_to_jar
 from requests.exceptions import RequestException, UnrewindableBodyError
+from requests.hooks import dispatch_hook
 from requests.utils import rewind_body
 from urllib3.util.retry import Retry
 
 from alf.adapters import forget_connections, survive_fork
 from alf.auth import BearerTokenAuth, NoAuth
-from alf.managers import TokenManager, manage
+from alf.managers import Refusal, TokenManager, manage
 from alf.tokens import Token, TokenError
 
 __all__ = ["Client"]
@@ -123,7 +123,7 @@ class Client(requests.Session):
         self._token_manager: TokenManager = manage(self.token_manager_class(**self._token_options))
         self._token_manager.follow(self)
         self._bearer = BearerTokenAuth(self._token_manager.token, self._token_hosts)
-        self._heal_hook = _HealHook(self)
+        self._refusal_hook = _refusal_hook(self)
         self.auth = self._bearer
         survive_fork(self)
 
@@ -213,16 +213,33 @@ class Client(requests.Session):
         :raises TokenError: the token was refused, and no new one could be had.
         :raises requests.exceptions.RequestException: what requests raises.
         """
-        if (
-            isinstance(request, requests.PreparedRequest)
-            and self._bearer.token_on(request) is not None
-        ):
-            hooks = request.hooks.get("response") or []
-            hooks = [hooks] if callable(hooks) else hooks
-            # Before the user's hooks: one that raises for the 401 would hide a curable refusal.
-            if self._heal_hook not in hooks:
-                request.hooks = {**request.hooks, "response": [self._heal_hook, *hooks]}
-        return super().send(request, **kwargs)
+        if not isinstance(request, requests.PreparedRequest):
+            return super().send(request, **kwargs)  # which says what is wrong with it
+        token = self._bearer.token_on(request)
+        if token is None:
+            return super().send(request, **kwargs)
+        hooks = request.hooks.get("response") or []
+        # A redirect's request is a copy of one that is on its way, our hook included.
+        hooks = [hooks] if callable(hooks) else [h for h in hooks if h is not self._refusal_hook]
+        refusal: Refusal | None = None
+        while True:
+            try:
+                response = self._send_once(request, hooks, kwargs)
+            except _RefusedError as error:
+                refused = error
+            else:
+                if refusal is not None:
+                    refusal.accepted(token)
+                return response
+            if refusal is None:
+                refusal = self._token_manager.refusal(_origin(request.url))
+            other = self._other_token(refusal, token, request, refused.response)
+            if other is None:
+                return self._conclude(request, hooks, refused)
+            _drain(refused.response)
+            token = other
+            request = request.copy()
+            self._bearer.carrying(token)(request)
 
     def rebuild_auth(
         self, prepared_request: requests.PreparedRequest, response: requests.Response
@@ -272,63 +289,77 @@ class Client(requests.Session):
             return False
         return self._bearer.allows(prepared.url)
 
-    def _heal(self, response: requests.Response, **kwargs: Any) -> requests.Response:
-        """The response hook: answer a refused token by another one, and the request once more."""
-        refused = first = response.request
-        token = self._bearer.token_on(first)
-        if token is None or not self.is_token_refused(response):
-            return response
-        refusal = self._token_manager.refusal(_origin(first.url))
-        while True:
-            can_send_again = _rewind(refused)
-            if not (can_send_again and refusal.settle(token)):
-                try:
-                    replacement = refusal.replacement(token)
-                except RequestException:
-                    if not can_send_again:
-                        return response
-                    _drain(response)
-                    raise
-                if replacement is None or not can_send_again:
-                    return response
-                token = replacement
+    def _send_once(
+        self, request: requests.PreparedRequest, hooks: list[Any], kwargs: dict[str, Any]
+    ) -> requests.Response:
+        """Send it as a Session does; a refused token is an exception.
+
+        :raises _RefusedError: before the user's hooks run: one that raises for the 401 would hide
+            a curable refusal.
+        """
+        request.hooks = {**request.hooks, "response": [self._refusal_hook, *hooks]}
+        try:
+            return super().send(request, **kwargs)
+        finally:
+            request.hooks = {**request.hooks, "response": hooks}
+
+    def _other_token(
+        self,
+        refusal: Refusal,
+        token: Token,
+        request: requests.PreparedRequest,
+        response: requests.Response,
+    ) -> Token | None:
+        """The token to send the request once more with; ``None``: the refusal stands."""
+        can_send_again = _rewind(request)
+        if can_send_again and refusal.settle(token):
+            return token
+        try:
+            other = refusal.replacement(token)
+        except RequestException:
+            if not can_send_again:
+                # What the API said of this request is the truth about it.
+                return None
             _drain(response)
-            refused = refused.copy()
-            self._bearer.carrying(token)(refused)
-            start = time.perf_counter()
-            adapter = self.get_adapter(url=str(refused.url))
-            response = adapter.send(refused, **kwargs)
-            response.elapsed = timedelta(seconds=time.perf_counter() - start)
-            if not self.is_token_refused(response):
-                refusal.accepted(token)
-                # Redirects are built from the first request, and carry its header on.
-                first.headers["Authorization"] = refused.headers["Authorization"]
-                return response
+            raise
+        return other if can_send_again else None
+
+    def _conclude(
+        self, request: requests.PreparedRequest, hooks: list[Any], refused: _RefusedError
+    ) -> requests.Response:
+        """Hand the refused response out, as a Session would have done had it not been stopped."""
+        response: requests.Response = dispatch_hook(
+            "response", {"response": hooks}, refused.response, **refused.kwargs
+        )
+        extract_cookies_to_jar(self.cookies, request, response.raw)
+        if not refused.kwargs.get("stream"):
+            _ = response.content
+        return response
 
     def _after_fork(self) -> None:
         forget_connections(self)
 
 
-class _HealHook:
-    """The Client's response hook. A pickled or copied request leaves it behind, and the secret."""
+class _RefusedError(Exception):
+    """Takes a response that refused the token out of :meth:`requests.Session.send`."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = weakref.ref(client)
-
-    def __call__(self, response: requests.Response, **kwargs: Any) -> requests.Response:
-        client = self._client()
-        return response if client is None else client._heal(response, **kwargs)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_no_hook, ())
+    def __init__(self, response: requests.Response, kwargs: dict[str, Any]) -> None:
+        super().__init__(f"the API answered {response.status_code}")
+        self.response = response
+        self.kwargs = kwargs
 
 
-def _no_hook() -> Any:
-    return _unchanged
+def _refusal_hook(client: Client) -> Callable[..., None]:
+    """The response hook that notices a refused token; it does not keep the Client alive."""
+    client_reference = weakref.ref(client)
 
+    def refuse(response: requests.Response, **kwargs: Any) -> None:
+        client = client_reference()
+        is_ours = client is not None and client._bearer.token_on(response.request) is not None
+        if client is not None and is_ours and client.is_token_refused(response):
+            raise _RefusedError(response, kwargs)
 
-def _unchanged(_response: requests.Response, **_kwargs: Any) -> None:
-    """A response hook that changes nothing."""
+    return refuse
 
 
 def _rewind(request: requests.PreparedRequest) -> bool:

@@ -473,6 +473,31 @@ def test_a_subclass_that_says_what_a_refusal_is(
     assert len(tokens.requests) == 2
 
 
+def test_a_refusal_that_is_a_redirect(
+    make_client: MakeClient, tokens: TokenServer, api: Api
+) -> None:
+    class LoginPageClient(Client):
+        def is_token_refused(self, response: requests.Response) -> bool:
+            return response.headers.get("Location") == "/login"
+
+    original = api.script
+
+    def redirect_to_the_login_page(request: Request) -> Reply:
+        reply = original(request)
+        return Reply(302, b"", {"Location": "/login"}) if reply.status == 401 else reply
+
+    api.script = redirect_to_the_login_page
+    client = make_client(LoginPageClient)
+    assert client.token
+    tokens.alive.clear()
+    assert client.get(api.url).status_code == 200
+    tokens.on_grant = tokens.alive.clear
+    tokens.alive.clear()
+    # Where the refusal stands there is nobody to log in.
+    assert client.get(api.url).status_code == 302
+    assert {request.path for request in api.requests} == {"/"}
+
+
 class ManagerOf07:
     """What a manager had to have in alf 0.7."""
 

@@ -131,8 +131,14 @@ def test_multipart_with_a_real_file(revoked: Client, api: Api, tmp_path: Path) -
 def test_a_body_that_can_be_read_once_is_sent_once(
     revoked: Client, tokens: TokenServer, api: Api, make_body: Any
 ) -> None:
-    response = revoked.post(api.url, data=make_body())
+    seen: list[int] = []
+    response = revoked.post(
+        api.url,
+        data=make_body(),
+        hooks={"response": lambda response, **_: seen.append(response.status_code)},
+    )
     assert response.status_code == 401
+    assert seen == [401]
     assert response.json() == {"error": "invalid_token"}
     assert [request.body for request in api.requests] == [b"onetwo"]
     # The next call has a fresh token.
@@ -197,6 +203,68 @@ def test_hooks_see_the_healed_response_alone(revoked: Client, api: Api) -> None:
     revoked.hooks["response"].append(lambda response, **_: response.raise_for_status())
     assert revoked.get(api.url).status_code == 200
     assert seen == [200]
+
+
+def test_hooks_see_a_refused_response_that_stands(
+    revoked: Client, tokens: TokenServer, api: Api
+) -> None:
+    tokens.replies = [Reply(body={"access_token": "token-1"})]
+    original = api.script
+
+    def refuse_with_a_cookie(request: Request) -> Reply:
+        reply = original(request)
+        return Reply(reply.status, reply.body, {"Set-Cookie": "refused=1"})
+
+    api.script = refuse_with_a_cookie
+    seen: list[tuple[int, bool]] = []
+    revoked.hooks["response"].append(
+        lambda response, **kwargs: seen.append((response.status_code, kwargs["stream"]))
+    )
+    with revoked.get(api.url, stream=True) as response:
+        assert response.raw.read(3) == b'{"e'
+    assert revoked.get(api.url).json() == {"error": "invalid_token"}
+    assert seen == [(401, True), (401, False)]
+    assert revoked.cookies["refused"] == "1"
+
+
+def test_a_request_that_was_healed_keeps_its_own_hooks_only(revoked: Client, api: Api) -> None:
+    seen: list[int] = []
+
+    def see(response: requests.Response, **_: Any) -> None:
+        seen.append(response.status_code)
+
+    prepared = revoked.prepare_request(requests.Request("GET", api.url, hooks={"response": see}))
+    response = revoked.send(prepared)
+    assert prepared.hooks == response.request.hooks == {"response": [see]}
+    # Sent by another session it is a request like any other.
+    with requests.Session() as session:
+        assert session.send(prepared).status_code == 401
+    assert seen == [200, 401]
+
+
+@pytest.mark.parametrize("is_healed", [True, False])
+def test_each_real_request_is_sent_as_a_session_sends_it(
+    revoked: Client, tokens: TokenServer, api: Api, monkeypatch: pytest.MonkeyPatch, is_healed: bool
+) -> None:
+    """What wraps ``Session.send``, as tracing does, sees each of them, token calls included."""
+    sent: list[str] = []
+    original = requests.Session.send
+
+    def send(self: requests.Session, request: Any, **kwargs: Any) -> requests.Response:
+        depth.append(1)
+        if len(depth) == 1:
+            sent.append(request.url)
+        try:
+            return original(self, request, **kwargs)
+        finally:
+            depth.pop()
+
+    depth: list[int] = []
+    monkeypatch.setattr(requests.Session, "send", send)
+    if not is_healed:
+        tokens.on_grant = tokens.alive.clear
+    assert revoked.get(f"{api.url}/").status_code == (200 if is_healed else 401)
+    assert sent == [f"{api.url}/", tokens.endpoint, f"{api.url}/"]
 
 
 def test_a_single_hook_of_a_prepared_request(revoked: Client, api: Api) -> None:
