@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -18,6 +18,7 @@ from urllib3.util.retry import Retry
 
 from alf.adapters import forget_connections, survive_fork
 from alf.auth import BearerTokenAuth, NoAuth
+from alf.client_auth import ClientAuth, Sign
 from alf.managers import Refusal, TokenManager, manage
 from alf.tokens import Token, TokenError
 
@@ -47,7 +48,19 @@ class Client(requests.Session):
 
     :param token_endpoint: URL of the token endpoint.
     :param client_id: the client's identifier.
-    :param client_secret: the client's secret.
+    :param client_secret: the client's secret, or a callable that is asked for it at each token
+        request, for secrets that change.
+    :param client_auth: how the client says who it is (RFC 6749 §2.3): ``"client_secret_basic"``
+        (default), ``"client_secret_post"``, ``"none"``, an object of :mod:`alf.client_auth`, or
+        what requests takes as ``auth``: a pair, a callable.
+    :param scope: the scope to ask for: a string, or a sequence of names (RFC 6749 §3.3).
+    :param audience: the API that the token is for, where the server wants it said so.
+    :param resource: the URI of the API that the token is for, or a sequence of these (RFC 8707).
+    :param token_params: other parameters of the token request, a mapping or pairs. A
+        ``grant_type`` takes the place of ``client_credentials``.
+    :param token_headers: other headers of the token request.
+    :param token_cert: the client certificate for the token request: a path, or a pair of paths
+        (certificate, key). By default it is this Client's ``cert``.
     :param token_storage: where to share the token with other processes: any object with
         ``get(key)`` and ``set(key, value)``, or a mutable mapping.
     :param token_retry: how to retry the token request: urllib3's ``Retry``, or a number of
@@ -87,7 +100,14 @@ class Client(requests.Session):
         *,
         token_endpoint: str,
         client_id: str,
-        client_secret: str | None = None,
+        client_secret: str | Callable[[], str] | None = None,
+        client_auth: str | tuple[str, str] | ClientAuth | Sign | None = None,
+        scope: str | Sequence[str] | None = None,
+        audience: str | None = None,
+        resource: str | Sequence[str] | None = None,
+        token_params: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        token_headers: Mapping[str, str] | None = None,
+        token_cert: str | tuple[str, str] | None = None,
         token_storage: Any = None,
         token_retry: Retry | int | None = None,
         token_retries: Retry | int | None = None,
@@ -105,6 +125,13 @@ class Client(requests.Session):
             "token_endpoint": token_endpoint,
             "client_id": client_id,
             "client_secret": client_secret,
+            "client_auth": client_auth,
+            "scope": scope,
+            "audience": audience,
+            "resource": resource,
+            "token_params": token_params,
+            "token_headers": token_headers,
+            "token_cert": token_cert,
             "token_storage": token_storage,
             "token_retry": token_retry,
             "token_retries": token_retries,
@@ -269,7 +296,7 @@ class Client(requests.Session):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Client:
         # These are places, not settings: a copy shares them.
-        for name in ("token_storage", "token_session"):
+        for name in ("token_storage", "token_session", "client_secret", "client_auth"):
             place = self._token_options.get(name)
             memo[id(place)] = place
         clone = type(self).__new__(type(self))

@@ -1,29 +1,247 @@
 """How the client says who it is at the token endpoint (RFC 6749 §2.3).
 
-Each way is an auth object of requests: it is called with the prepared token request, once for
-every try, and signs it.
+A way of doing so is a :class:`ClientAuth`. Its ``flow()`` yields what signs the token request,
+in the form in which requests takes an ``auth=``, and is sent the answer; what it yields next is
+tried next. A signature is made anew for every try.
 """
 
 from __future__ import annotations
 
 import base64
-from urllib.parse import quote_plus
+from collections.abc import Callable, Collection, Generator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote_plus, urlencode
 
 import requests
-from requests.auth import AuthBase
 
-__all__ = ["ClientSecretBasic"]
+from alf.answers import find_error
+
+__all__ = ["ClientAuth", "ClientSecretBasic", "ClientSecretPost", "Credentials"]
+
+#: Signs a token request, as an ``auth=`` of requests.
+Sign = Callable[[requests.PreparedRequest], requests.PreparedRequest]
+
+#: What is tried, one after the other, each for the answer to the one before; in the end the
+#: answer that counts.
+Flow = Generator[Sign, requests.Response, requests.Response]
+
+#: Seconds for which a server that took a secret in neither of its two forms gets the first only.
+_FRUITLESS_FOR = 300.0
+
+#: How the servers at these URLs were seen to take a secret that the two forms of Basic write
+#: differently: as it is, or encoded. A fact of the server, so all Clients share it.
+_takes_raw: dict[str, bool] = {}
 
 
-class ClientSecretBasic(AuthBase):
-    """HTTP Basic, by the book: id and secret form-encoded first (RFC 6749 §2.3.1)."""
+@dataclass(frozen=True)
+class Credentials:
+    """Who the client is, and what it knows.
 
-    def __init__(self, client_id: str, client_secret: str) -> None:
-        self._client_id = client_id
-        self._client_secret = client_secret
+    :param client_id: the client's identifier.
+    :param client_secret: its secret, or a callable that is asked for it at each token request.
+    """
+
+    client_id: str
+    client_secret: str | Callable[[], str] | None = field(default=None, repr=False)
+
+    def secret(self) -> str:
+        """The secret as it is now.
+
+        :raises TypeError: the callable gave none. What the callable raises is passed on.
+        """
+        secret = self.client_secret() if callable(self.client_secret) else self.client_secret
+        if not isinstance(secret, str) or not secret:
+            message = (
+                f"the client_secret of client_id {self.client_id!r} must be a non-empty str, "
+                f"the callable gave {type(secret).__name__}"
+            )
+            raise TypeError(message)
+        return secret
+
+
+class ClientAuth:
+    """A way for the client to say who it is."""
+
+    #: Its name, as RFC 7591 §2 registers it.
+    method: str
+    #: Whether it takes a ``client_secret``.
+    has_secret = False
+    #: The parameters that it adds to the form.
+    params: Collection[str] = ("client_id",)
+
+    def flow(self, credentials: Credentials, url: str, now: float) -> Flow:
+        """What signs the request, one try after the other.
+
+        :param credentials: who the client is.
+        :param url: where the request goes.
+        :param now: monotonic time, in seconds.
+        """
+        raise NotImplementedError
+
+
+class ClientSecretBasic(ClientAuth):
+    """The secret by HTTP Basic: id and secret form-encoded first (RFC 6749 §2.3.1).
+
+    Many servers do not decode it. Where encoding changes anything and the server refuses the
+    client, it is asked once more with id and secret as they are, and what it took is kept in mind.
+    """
+
+    method = "client_secret_basic"
+    has_secret = True
+    params = ()
+
+    def __init__(self) -> None:
+        #: What was refused in both forms, and until when not to try the second again.
+        self._fruitless: tuple[str, str, str] | None = None
+        self._fruitless_until = 0.0
+
+    def flow(self, credentials: Credentials, url: str, now: float) -> Flow:
+        client_id = credentials.client_id
+        # A colon in an id that is not encoded would end it.
+        can_be_raw = ":" not in client_id
+        is_raw = can_be_raw and _takes_raw.get(url, False)
+        secret, response = yield from _with_secret(
+            credentials, lambda secret: _Basic(client_id, secret, is_raw)
+        )
+        if not can_be_raw or quote_plus(client_id + secret) == client_id + secret:
+            return response
+        tried = (url, client_id, secret)
+        is_fruitless = tried == self._fruitless and now < self._fruitless_until
+        if not is_fruitless and _is_refused(response, is_raw):
+            first, is_raw = response, not is_raw
+            response = yield _Basic(client_id, secret, is_raw)
+            if _is_refused(response, is_raw):
+                self._fruitless, self._fruitless_until = tried, now + _FRUITLESS_FOR
+                return first
+        if response.ok and not is_refused(response):
+            _takes_raw[url] = is_raw
+        return response
+
+
+class ClientSecretPost(ClientAuth):
+    """The secret in the form (RFC 6749 §2.3.1)."""
+
+    method = "client_secret_post"
+    has_secret = True
+    params = ("client_id", "client_secret")
+
+    def flow(self, credentials: Credentials, url: str, now: float) -> Flow:
+        del url, now
+        client_id = ("client_id", credentials.client_id)
+        _, response = yield from _with_secret(
+            credentials, lambda secret: _InForm(client_id, ("client_secret", secret))
+        )
+        return response
+
+
+class NoClientAuth(ClientAuth):
+    """A public client: its id in the form, and nothing that proves it."""
+
+    method = "none"
+
+    def flow(self, credentials: Credentials, url: str, now: float) -> Flow:
+        del url, now
+        return (yield _InForm(("client_id", credentials.client_id)))
+
+
+class OtherClientAuth(ClientAuth):
+    """What requests takes as ``auth=``, in the user's hands."""
+
+    params = ()
+
+    def __init__(self, sign: Sign) -> None:
+        self._sign = sign
+        self.method = getattr(sign, "__qualname__", type(sign).__qualname__)
+
+    def flow(self, credentials: Credentials, url: str, now: float) -> Flow:
+        del credentials, url, now
+        return (yield self._sign)
+
+
+_METHODS: dict[str, Callable[[], ClientAuth]] = {
+    auth.method: auth for auth in (ClientSecretBasic, ClientSecretPost, NoClientAuth)
+}
+
+
+def as_client_auth(client_auth: Any, client_secret: object) -> ClientAuth:
+    """The way that is meant by the name of a method, a ClientAuth, or an auth of requests.
+
+    :raises TypeError: it is none of these, or the secret is missing, or is there in vain.
+    :raises ValueError: there is no method of this name.
+    """
+    is_class = isinstance(client_auth, type)
+    if isinstance(client_auth, str):
+        if client_auth not in _METHODS:
+            message = f"client_auth must be one of {', '.join(_METHODS)}, got {client_auth!r}"
+            raise ValueError(message)
+        auth = _METHODS[client_auth]()
+    elif isinstance(client_auth, ClientAuth):
+        auth = client_auth
+    elif isinstance(client_auth, tuple) and [type(part) for part in client_auth] == [str, str]:
+        auth = OtherClientAuth(_Basic(client_auth[0], client_auth[1], is_raw=True))
+    elif callable(client_auth) and not is_class:
+        auth = OtherClientAuth(client_auth)
+    else:
+        message = (
+            "client_auth must be the name of a method, an object of alf.client_auth or what "
+            f"requests takes as auth, got {client_auth if is_class else type(client_auth).__name__}"
+        )
+        raise TypeError(message)
+    if auth.has_secret and client_secret is None:
+        message = f"client_secret is missing: client_auth {auth.method!r} needs it"
+        raise TypeError(message)
+    if not auth.has_secret and client_secret is not None:
+        message = f"client_secret is given, and client_auth {auth.method!r} has no use for it"
+        raise TypeError(message)
+    return auth
+
+
+def is_refused(response: requests.Response) -> bool:
+    """Whether the server did not accept who the client says it is (RFC 6749 §5.2)."""
+    return response.status_code == 401 or find_error(response)[0] == "invalid_client"
+
+
+def _is_refused(response: requests.Response, is_raw: bool) -> bool:
+    # To a server that decodes, what is not encoded may be malformed.
+    return is_refused(response) or (is_raw and find_error(response)[0] == "invalid_request")
+
+
+def _with_secret(
+    credentials: Credentials, sign_with: Callable[[str], Sign]
+) -> Generator[Sign, requests.Response, tuple[str, requests.Response]]:
+    """Sign with the secret; where it is refused and has changed meanwhile, with the new one."""
+    secret = credentials.secret()
+    response = yield sign_with(secret)
+    if callable(credentials.client_secret) and is_refused(response):
+        fresh = credentials.secret()
+        if fresh != secret:
+            secret = fresh
+            response = yield sign_with(secret)
+    return secret, response
+
+
+class _Basic:
+    """Writes the header of HTTP Basic, id and secret encoded or as they are (RFC 7617)."""
+
+    def __init__(self, client_id: str, client_secret: str, is_raw: bool) -> None:
+        encode = str if is_raw else quote_plus
+        self._pair = f"{encode(client_id)}:{encode(client_secret)}"
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        pair = f"{quote_plus(self._client_id)}:{quote_plus(self._client_secret)}"
-        credentials = base64.b64encode(pair.encode("ascii")).decode("ascii")
+        credentials = base64.b64encode(self._pair.encode()).decode()
         request.headers["Authorization"] = f"Basic {credentials}"
+        return request
+
+
+class _InForm:
+    """Adds these pairs to the form."""
+
+    def __init__(self, *pairs: tuple[str, str]) -> None:
+        self._pairs = pairs
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        form = request.body
+        assert form is None or isinstance(form, str)
+        request.body = "&".join(filter(None, (form, urlencode(self._pairs))))
         return request

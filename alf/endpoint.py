@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import logging
+import os
+import re
+import ssl
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -17,19 +22,27 @@ from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, Protocol
 from urllib3.util.retry import Retry
 
 from alf.adapters import forget_connections, retry_for_post
+from alf.answers import find_error, read_body, read_members
+from alf.client_auth import ClientAuth, Credentials, Sign
 from alf.tokens import Token, TokenError
 
 __all__ = ["Answer", "Clock", "TokenEndpoint"]
 
+logger = logging.getLogger("alf")
+
 #: Seconds to connect, and seconds to wait for each part of the answer.
 DEFAULT_TIMEOUT = 10.0
-
-#: Bytes of an answer that are read; the largest tokens known are a hundredth of it.
-_LARGEST_ANSWER = 1024 * 1024
 
 #: Seconds after which an idle connection is not used again: by then something on the way may
 #: have forgotten it, and not every router says so.
 _IDLE = 60.0
+
+#: Headers of the token request that may be shown: a key may be in any of the others.
+_HARMLESS = frozenset(
+    ("Accept", "Accept-Encoding", "Connection", "Content-Length", "Content-Type", "User-Agent")
+)
+
+_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 #: A longer `Retry-After`, in seconds, is not waited for: its answer goes back to the caller.
 _LONGEST_WAIT = 60.0
@@ -57,10 +70,11 @@ class TokenEndpoint:
     """The token endpoint of one client (RFC 6749 §3.2).
 
     :param url: where it is.
-    :param client_id: the client's identifier; here for messages only.
-    :param client_auth: an auth object of requests, called for every try.
-    :param params: the pairs of the form.
+    :param credentials: who the client is.
+    :param client_auth: how it says so, anew for every try.
+    :param params: the pairs of the form, as :func:`token_form` gives them.
     :param headers: headers to send besides ``Accept: application/json``.
+    :param cert: the client certificate, as in requests; ``None``: the session's.
     :param retry: urllib3's ``Retry`` or a number of retries; ``None``: none.
     :param timeout: as in requests: seconds, a pair (connect, read), or ``None``.
     :param session: the session to ask with; ``None``: one of its own.
@@ -70,21 +84,23 @@ class TokenEndpoint:
     def __init__(
         self,
         url: str,
-        client_id: str,
-        client_auth: Callable[[requests.PreparedRequest], requests.PreparedRequest],
+        credentials: Credentials,
+        client_auth: ClientAuth,
         *,
         params: Sequence[tuple[str, str]],
         headers: Mapping[str, str] | None = None,
+        cert: str | tuple[str, str] | None = None,
         retry: Retry | int | None = None,
         timeout: float | tuple[float | None, float | None] | None = DEFAULT_TIMEOUT,
         session: requests.Session | None = None,
         clock: Clock = time,
     ) -> None:
-        self._url = url
-        self._client_id = client_id
+        self.url = url
+        self._credentials = credentials
         self._client_auth = client_auth
-        self._params = list(params)
-        self._headers = {"Accept": "application/json", **(headers or {})}
+        self.params = tuple(params)
+        self.headers = dict(headers or {})
+        self._cert = cert
         self._retry = Retry(0) if retry is None else retry_for_post(retry)
         self._timeout = check_timeout(timeout)
         self._session = session
@@ -92,12 +108,28 @@ class TokenEndpoint:
         self._followed: weakref.ref[requests.Session] | None = None
         self._clock = clock
         self._answered_at: float | None = None
+        self._scope_granted: str | None = None
+
+    @property
+    def client_id(self) -> str:
+        """The client's identifier."""
+        return self._credentials.client_id
 
     def __str__(self) -> str:
         # Userinfo and query may hold what must not be shown.
-        parts = urlsplit(self._url)
+        parts = urlsplit(self.url)
         place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        return f"token endpoint {place} (client_id {self._client_id!r})"
+        return f"token endpoint {place} (client_id {self.client_id!r})"
+
+    @property
+    def binding(self) -> str:
+        """What tokens of this client may be bound to: how it says who it is, its certificate."""
+        cert = self._cert
+        if cert is None:
+            followed = None if self._followed is None else self._followed()
+            source = self._session if self._is_handed_in else followed
+            cert = None if source is None else source.cert
+        return " ".join(filter(None, (self._client_auth.method, _thumbprint(cert))))
 
     @property
     def patience(self) -> float:
@@ -121,14 +153,16 @@ class TokenEndpoint:
         while True:
             asked_at, issued_at = self._clock.monotonic(), self._clock.time()
             try:
-                response = self._post_reconnecting()
+                response = self._post(self.url, self.params)
             except requests.exceptions.RequestException as error:
                 retry = self._next_try(retry, error=_urllib3_error(error))
                 if retry is None:
                     raise
                 continue
             if response.ok:
-                return Answer(self._read_token(response, issued_at), asked_at)
+                token = self._read_token(response, issued_at)
+                self._note_scope(token)
+                return Answer(token, asked_at)
             retry = self._next_try(retry, response=response)
             if retry is None:
                 raise self._error(response)
@@ -144,37 +178,65 @@ class TokenEndpoint:
             forget_connections(self._session)
         self._answered_at = None
 
-    def _post_reconnecting(self) -> requests.Response:
+    def _post(self, url: str, form: Sequence[tuple[str, str]]) -> requests.Response:
+        """The answer to the form, signed in each of the ways that the client has."""
+        flow = self._client_auth.flow(self._credentials, url, self._clock.monotonic())
+        sign = next(flow)
+        while True:
+            response = self._send_reconnecting(url, form, sign)
+            try:
+                sign = flow.send(response)
+            except StopIteration as end:
+                answer: requests.Response = end.value
+                return answer
+
+    def _send_reconnecting(
+        self, url: str, form: Sequence[tuple[str, str]], sign: Sign
+    ) -> requests.Response:
+        request = self._prepare(url, form, sign)
         try:
-            return self._post()
+            return self._send(request)
         except requests.exceptions.ConnectionError as error:
             # A kept-alive connection that the endpoint has closed meanwhile shows only in use.
             was_kept_alive = self._answered_at is not None
             self._answered_at = None
             if not was_kept_alive or not isinstance(_urllib3_error(error), ProtocolError):
                 raise
-        return self._post()
+        return self._send(self._prepare(url, form, sign))
 
-    def _post(self) -> requests.Response:
-        session = self._ready_session()
-        response = session.post(
-            self._url,
-            data=self._params,
-            headers=self._headers,
+    def _prepare(
+        self, url: str, form: Sequence[tuple[str, str]], sign: Sign
+    ) -> requests.PreparedRequest:
+        request = requests.Request(
+            "POST",
+            url,
+            headers={"Accept": "application/json", **self.headers},
+            data=form,
             # Always one: without it requests would add an entry of .netrc.
-            auth=self._client_auth,
-            timeout=self._timeout,
-            # RFC 9700 §4.12: credentials follow no redirect.
-            allow_redirects=False,
-            stream=True,
+            auth=sign,
         )
-        with response:
-            _read_body(response)
+        return self._ready_session().prepare_request(request)
+
+    def _send(self, request: requests.PreparedRequest) -> requests.Response:
+        session = self._ready_session()
+        settings = session.merge_environment_settings(str(request.url), {}, True, None, self._cert)
+        try:
+            response = session.send(
+                request,
+                timeout=self._timeout,
+                # RFC 9700 §4.12: credentials follow no redirect.
+                allow_redirects=False,
+                **settings,
+            )
+            with response:
+                read_body(response)
+        except requests.exceptions.RequestException as error:
+            error.request = _without_secrets(request)
+            raise
         self._answered_at = self._clock.monotonic()
         # What the caller may get to see holds no secret.
-        response.request = response.request.copy()
-        response.request.headers.pop("Authorization", None)
-        response.request.body = None
+        response.request = _without_secrets(request)
+        response._next = None
         return response
 
     def _ready_session(self) -> requests.Session:
@@ -230,7 +292,7 @@ class TokenEndpoint:
                 "followed: expected a 200 with a token"
             )
             raise TokenError(message, response)
-        answer = _read_members(response)
+        answer = read_members(response)
         if isinstance(answer, str):
             message = (
                 f"{self} answered {response.status_code} with {answer}: expected a JSON object "
@@ -245,9 +307,22 @@ class TokenEndpoint:
             message = f"the answer of {self} ({response.status_code}) {reason}"
             raise TokenError(message, response) from None
 
+    def _note_scope(self, token: Token) -> None:
+        """Tell, once, of a scope that is smaller than the one asked for (RFC 6749 §3.3)."""
+        granted = token.scope
+        if granted is None or granted == self._scope_granted:
+            return
+        self._scope_granted = granted
+        missing = _scopes(dict(self.params).get("scope", "")) - _scopes(granted)
+        if missing:
+            logger.warning(
+                "%s granted less than the scope asked for, without %s",
+                self,
+                ", ".join(sorted(missing)),
+            )
+
     def _error(self, response: requests.Response) -> TokenError:
-        answer = _read_members(response)
-        error, description = (None, None) if isinstance(answer, str) else _find_error(answer)
+        error, description = find_error(response)
         words = " ".join(filter(None, (str(response.status_code), error)))
         message = f"{self} answered {words}"
         if description:
@@ -274,6 +349,21 @@ def check_url(url: object) -> str:
         message = f"token_endpoint must be an http or https URL without a fragment, got {url!r}"
         raise ValueError(message)
     return url
+
+
+def check_cert(cert: Any) -> Any:
+    """A client certificate as requests takes it.
+
+    :raises TypeError: it is neither a path nor a pair of paths (certificate, key).
+    """
+    paths = cert if isinstance(cert, tuple) and len(cert) == 2 else (cert,)
+    if cert is not None and not all(isinstance(path, (str, os.PathLike)) for path in paths):
+        message = (
+            "token_cert must be the path of a file with certificate and key, or a pair of paths, "
+            f"got {type(cert).__name__}"
+        )
+        raise TypeError(message)
+    return cert
 
 
 def check_timeout(timeout: Any) -> Any:
@@ -306,75 +396,25 @@ def retry_after(response: requests.Response) -> float | None:
         return None
 
 
-def _read_body(response: requests.Response) -> None:
-    """Read the body, up to the limit, to where ``response.content`` has it."""
-    chunks: list[bytes] = []
-    size = 0
-    for chunk in response.iter_content(8192):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > _LARGEST_ANSWER:
-            # Not left to requests, which takes the body below for all there is.
-            response.raw.close()
-            break
-    response._content = b"".join(chunks)[:_LARGEST_ANSWER]
-    response._content_consumed = True
+def _without_secrets(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    shown = request.copy()
+    shown.body = None
+    for name in set(shown.headers) - _HARMLESS:
+        del shown.headers[name]
+    return shown
 
 
-def _read_members(response: requests.Response) -> dict[str, Any] | str:
-    """The members of the answer, or what the answer is instead.
-
-    The content type is not asked for JSON: servers send it under any name. Some old ones send
-    a form.
-    """
-    body = response.content
-    media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if media_type == "application/x-www-form-urlencoded":
-        return dict(parse_qsl(body.decode("utf-8", "replace")))
+def _thumbprint(cert: Any) -> str:
+    """The certificate's SHA-256 thumbprint (RFC 8705 §3.1), or its path if unreadable."""
+    if cert is None:
+        return ""
+    path = cert[0] if isinstance(cert, tuple) else cert
     try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        return f"{len(body)} bytes of {media_type or 'no content type'} that are not JSON"
-    if not isinstance(answer, dict):
-        return f"a JSON {type(answer).__name__}"
-    return answer
-
-
-#: Where servers put the error code and its description, beside RFC 6749 §5.2.
-_ERROR_CODES = ("error", "errorCode", "ErrorCode", "error_type", "errorcode", "code", "name")
-_ERROR_DESCRIPTIONS = (
-    "error_description",
-    "errorSummary",
-    "error_message",
-    "message",
-    "Error",
-    "faultstring",
-    "title",
-)
-_ERROR_PARENTS = ("errors", "error", "fault", "response", "detail")
-
-
-def _find_error(answer: Mapping[str, Any], depth: int = 3) -> tuple[str | None, str | None]:
-    """The error code and its description, in any of the shapes that servers are known to use."""
-    code = _first_text(answer, _ERROR_CODES)
-    description = _first_text(answer, _ERROR_DESCRIPTIONS)
-    for name in _ERROR_PARENTS if depth else ():
-        nested = answer.get(name)
-        if isinstance(nested, list) and nested:
-            nested = nested[0]
-        if isinstance(nested, Mapping):
-            inner_code, inner_description = _find_error(nested, depth - 1)
-            code, description = inner_code or code, inner_description or description
-    return code, description
-
-
-def _first_text(answer: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The first of these members that is text, fit for a log line."""
-    for name in names:
-        value = answer.get(name)
-        if isinstance(value, str) and value:
-            return "".join(c if c.isprintable() else " " for c in value[:500])
-    return None
+        found = _CERTIFICATE.search(Path(path).read_text("ascii", "replace"))
+        der = ssl.PEM_cert_to_DER_cert("" if found is None else found[0])
+    except (OSError, ValueError):
+        return str(path)
+    return hashlib.sha256(der).hexdigest()
 
 
 def _urllib3_error(error: requests.exceptions.RequestException) -> HTTPError | None:
@@ -387,3 +427,8 @@ def _urllib3_error(error: requests.exceptions.RequestException) -> HTTPError | N
     if isinstance(cause, OSError) and not isinstance(cause, HTTPError):
         return ProtocolError(str(cause), cause)
     return cause if isinstance(cause, HTTPError) else None
+
+
+def _scopes(scope: str) -> set[str]:
+    # Some servers have commas between the names.
+    return set(scope.replace(",", " ").split())

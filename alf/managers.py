@@ -8,7 +8,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Literal
@@ -17,8 +17,16 @@ import requests
 from urllib3.util.retry import Retry
 
 from alf.adapters import survive_fork
-from alf.client_auth import ClientSecretBasic
-from alf.endpoint import DEFAULT_TIMEOUT, Clock, TokenEndpoint, check_url, retry_after
+from alf.client_auth import ClientAuth, Credentials, Sign, as_client_auth
+from alf.endpoint import (
+    DEFAULT_TIMEOUT,
+    Clock,
+    TokenEndpoint,
+    check_cert,
+    check_url,
+    retry_after,
+)
+from alf.form import check_headers, token_form
 from alf.storages import TokenStorage
 from alf.tokens import Token, TokenError
 
@@ -120,7 +128,8 @@ class TokenManager:
 
     :param token_endpoint: URL of the token endpoint.
     :param client_id: the client's identifier.
-    :param client_secret: the client's secret.
+    :param client_secret: the client's secret, or a callable that is asked for it at each token
+        request.
     :param token_storage: where to share the token: any object with ``get`` and ``set``.
     :param token_retries: the name of ``token_retry`` in alf 0.7.
     :param token_request_params: a dict with the ``timeout`` of the token request, as in alf 0.7.
@@ -131,6 +140,15 @@ class TokenManager:
         the callers, ``blocking``.
     :param token_settle_time: seconds that the API may take to know a new token: one refused
         earlier than that is tried once more before a new one is asked for.
+    :param client_auth: how the client says who it is: the name of a method, an object of
+        :mod:`alf.client_auth`, or what requests takes as ``auth``.
+    :param scope: the scope to ask for (RFC 6749 §3.3): a string, or a sequence of names.
+    :param audience: the API that the token is for, where the server wants it said so.
+    :param resource: the URI of the API that the token is for (RFC 8707), or a sequence of these.
+    :param token_params: other parameters of the token request, a mapping or pairs; a
+        ``grant_type`` takes the place of ``client_credentials``.
+    :param token_headers: other headers of the token request.
+    :param token_cert: the client certificate of the token request, as ``cert`` of requests.
     :param clock: what tells the time; for tests.
     :raises TypeError: an argument is missing or of the wrong type.
     :raises ValueError: an argument has no usable value.
@@ -142,7 +160,7 @@ class TokenManager:
         self,
         token_endpoint: str | None = None,
         client_id: str | None = None,
-        client_secret: str | None = None,
+        client_secret: str | Callable[[], str] | None = None,
         token_storage: Any = None,
         token_retries: Retry | int | None = None,
         token_request_params: dict[str, Any] | None = None,
@@ -152,6 +170,13 @@ class TokenManager:
         token_session: requests.Session | None = None,
         token_refresh: Literal["background", "blocking"] = "background",
         token_settle_time: float = 0.0,
+        client_auth: str | tuple[str, str] | ClientAuth | Sign = "client_secret_basic",
+        scope: str | Sequence[str] | None = None,
+        audience: str | None = None,
+        resource: str | Sequence[str] | None = None,
+        token_params: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        token_headers: Mapping[str, str] | None = None,
+        token_cert: str | tuple[str, str] | None = None,
         clock: Clock = time,
     ) -> None:
         if token_retry is not None and token_retries is not None:
@@ -170,11 +195,16 @@ class TokenManager:
             message = f"token_session must be a requests.Session, got {token_session!r}"
             raise TypeError(message)
         client_id = _check_text("client_id", client_id)
+        if client_secret is not None and not callable(client_secret):
+            _check_text("client_secret", client_secret)
+        auth = as_client_auth(client_auth, client_secret)
         self._endpoint = TokenEndpoint(
             check_url(token_endpoint),
-            client_id,
-            ClientSecretBasic(client_id, _check_text("client_secret", client_secret)),
-            params=[("grant_type", "client_credentials")],
+            Credentials(client_id, client_secret),
+            auth,
+            params=token_form(scope, audience, resource, token_params, auth),
+            headers=check_headers(token_headers),
+            cert=check_cert(token_cert),
             retry=token_retries if token_retry is None else token_retry,
             timeout=_one_timeout(token_timeout, token_request_params),
             session=token_session,

@@ -29,7 +29,12 @@ class Request:
 
     @property
     def form(self) -> dict[str, str]:
-        return dict(parse_qsl(self.body.decode(), keep_blank_values=True))
+        return dict(self.pairs)
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The form, a parameter that comes twice included."""
+        return parse_qsl(self.body.decode(), keep_blank_values=True)
 
     @property
     def authorization(self) -> str | None:

@@ -1,0 +1,89 @@
+"""What an authorization server answers: the body, its members, the error in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl
+
+import requests
+
+#: Bytes of an answer that are read; the largest tokens known are a hundredth of it.
+_LARGEST_ANSWER = 1024 * 1024
+
+
+def read_body(response: requests.Response) -> None:
+    """Read the body, up to the limit, to where ``response.content`` has it."""
+    chunks: list[bytes] = []
+    size = 0
+    for chunk in response.iter_content(8192):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > _LARGEST_ANSWER:
+            # Not left to requests, which takes the body below for all there is.
+            response.raw.close()
+            break
+    response._content = b"".join(chunks)[:_LARGEST_ANSWER]
+    response._content_consumed = True
+
+
+def read_members(response: requests.Response) -> dict[str, Any] | str:
+    """The members of the answer, or what the answer is instead.
+
+    The content type is not asked for JSON: servers send it under any name. Some old ones send
+    a form.
+    """
+    body = response.content
+    media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if media_type == "application/x-www-form-urlencoded":
+        return dict(parse_qsl(body.decode("utf-8", "replace")))
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return f"{len(body)} bytes of {media_type or 'no content type'} that are not JSON"
+    if not isinstance(answer, dict):
+        return f"a JSON {type(answer).__name__}"
+    return answer
+
+
+#: Where servers put the error code and its description, beside RFC 6749 §5.2.
+_ERROR_CODES = ("error", "errorCode", "ErrorCode", "error_type", "errorcode", "code", "name")
+_ERROR_DESCRIPTIONS = (
+    "error_description",
+    "errorSummary",
+    "error_message",
+    "message",
+    "Error",
+    "faultstring",
+    "title",
+)
+_ERROR_PARENTS = ("errors", "error", "fault", "response", "detail")
+
+
+def find_error(response: requests.Response) -> tuple[str | None, str | None]:
+    """The error code and its description, where the answer has them."""
+    answer = read_members(response)
+    return (None, None) if isinstance(answer, str) else _find_error(answer)
+
+
+def _find_error(answer: Mapping[str, Any], depth: int = 3) -> tuple[str | None, str | None]:
+    code = _first_text(answer, _ERROR_CODES)
+    description = _first_text(answer, _ERROR_DESCRIPTIONS)
+    for name in _ERROR_PARENTS if depth else ():
+        nested = answer.get(name)
+        if isinstance(nested, list) and nested:
+            nested = nested[0]
+        if isinstance(nested, Mapping):
+            inner_code, inner_description = _find_error(nested, depth - 1)
+            code, description = inner_code or code, inner_description or description
+    return code, description
+
+
+def _first_text(answer: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The first of these members that is text, fit for a log line."""
+    for name in names:
+        value = answer.get(name)
+        if isinstance(value, str) and value:
+            return "".join(c if c.isprintable() else " " for c in value[:500])
+    return None

@@ -1,0 +1,115 @@
+"""What a token request says, besides who the client is: its form and its headers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import ItemsView, Mapping, Sequence
+from types import NoneType
+from typing import Any
+
+import requests
+from requests.utils import check_header_validity
+
+from alf.client_auth import ClientAuth
+
+__all__ = ["check_headers", "token_form"]
+
+#: RFC 3986 §4.3, as far as it matters: a scheme, something, and no fragment.
+_ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^#\s]+")
+
+
+def token_form(
+    scope: str | Sequence[str] | None = None,
+    audience: str | None = None,
+    resource: str | Sequence[str] | None = None,
+    token_params: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+    client_auth: ClientAuth | None = None,
+) -> list[tuple[str, str]]:
+    """The pairs of the token request's form, those without a value left out (RFC 6749 §3.2).
+
+    :param scope: the scope asked for, or its names (RFC 6749 §3.3).
+    :param audience: the API that the token is for.
+    :param resource: the absolute URI, or URIs, of the API that the token is for (RFC 8707 §2).
+    :param token_params: all else; ``grant_type`` replaces ``client_credentials``.
+    :param client_auth: what adds parameters of its own; ``None``: it is not known yet.
+    :raises TypeError: one is of the wrong type.
+    :raises ValueError: a parameter is given twice, is for ``client_auth`` to send, or is a
+        ``resource`` that is no absolute URI without a fragment.
+    """
+    if not isinstance(audience, (str, NoneType)):
+        message = f"audience must be a str, got {audience!r}"
+        raise TypeError(message)
+    form = [("scope", " ".join(_texts("scope", scope))), ("audience", audience or "")]
+    for uri in _texts("resource", resource):
+        if not _ABSOLUTE_URI.fullmatch(uri):
+            message = f"resource must be an absolute URI without a fragment, got {uri!r}"
+            raise ValueError(message)
+        form.append(("resource", uri))
+    form = [pair for pair in form if pair[1]]
+    signed = {"client_secret", "client_assertion", "client_assertion_type"}
+    signed.update(ClientAuth.params if client_auth is None else client_auth.params)
+    given = {name for name, _ in form}
+    extra = _pairs(token_params)
+    for name, _ in extra:
+        if name in signed:
+            message = f"token_params must not hold {name}: client_auth is what sends it"
+            raise ValueError(message)
+        if name in given:
+            message = f"{name} is given twice: as an argument and in token_params"
+            raise ValueError(message)
+    if not any(name == "grant_type" for name, _ in extra):
+        form.insert(0, ("grant_type", "client_credentials"))
+    return [*form, *((name, value) for name, value in extra if value)]
+
+
+def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Headers for the token request.
+
+    :raises TypeError: they are no mapping of str to str.
+    :raises ValueError: one cannot be sent, or is for ``client_auth`` to write.
+    """
+    if headers is None:
+        return {}
+    if not isinstance(headers, Mapping) or not all(
+        isinstance(part, str) for pair in headers.items() for part in pair
+    ):
+        message = "token_headers must be a mapping of str to str"
+        raise TypeError(message)
+    for name, value in headers.items():
+        if name.lower() in ("authorization", "dpop"):
+            message = f"token_headers must not hold {name}: client_auth is what writes it"
+            raise ValueError(message)
+        try:
+            check_header_validity((name, value))
+        except requests.exceptions.InvalidHeader:
+            message = f"token_headers: {name!r} is no name, or its value no value, of a header"
+            raise ValueError(message) from None
+    return dict(headers)
+
+
+def _texts(name: str, value: str | Sequence[str] | None) -> list[str]:
+    """The texts that an argument for one or several of them holds."""
+    if value is None:
+        return []
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        message = f"{name} must be a str or a sequence of these, got {value!r}"
+        raise TypeError(message)
+    return list(texts)
+
+
+def _pairs(
+    token_params: Mapping[str, str] | Sequence[tuple[str, str]] | None,
+) -> list[tuple[str, str]]:
+    if token_params is None:
+        return []
+    pairs = token_params.items() if isinstance(token_params, Mapping) else token_params
+    extra: list[Any] = list(pairs) if isinstance(pairs, (Sequence, ItemsView)) else [pairs]
+    for pair in extra:
+        if not isinstance(pair, (tuple, list)) or [isinstance(part, str) for part in pair] != [
+            True,
+            True,
+        ]:
+            message = "token_params must be a mapping of str to str, or pairs of these"
+            raise TypeError(message)
+    return [(name, value) for name, value in extra]

@@ -1,0 +1,513 @@
+"""How a client says who it is, as the token endpoint sees it."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import pickle
+import uuid
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote_plus
+
+import pytest
+import requests
+from requests.auth import AuthBase, HTTPDigestAuth
+
+from alf import Client, TokenError
+from alf.client_auth import ClientSecretPost
+from tests.servers import Api, Reply, Request, TokenServer
+
+MakeClient = Callable[..., Client]
+
+#: All that a form encodes, and what a latin-1 header cannot hold.
+AWKWARD = "a:b%/+= ü漢~"
+
+INVALID_CLIENT = Reply(401, {"error": "invalid_client"})
+
+
+def basic(request: Request) -> tuple[str, str]:
+    scheme, _, credentials = (request.authorization or "").partition(" ")
+    assert scheme == "Basic"
+    client_id, _, secret = base64.b64decode(credentials).decode().partition(":")
+    return client_id, secret
+
+
+def decoded(request: Request) -> tuple[str, str]:
+    client_id, secret = basic(request)
+    return unquote_plus(client_id), unquote_plus(secret)
+
+
+@pytest.fixture
+def endpoint(tokens: TokenServer) -> str:
+    """A URL of its own for every test: what a server takes is kept in mind for the process."""
+    return f"{tokens.url}/{uuid.uuid4()}"
+
+
+class Logins:
+    """A token server that knows one client and reads Basic in one of the two ways."""
+
+    def __init__(
+        self,
+        tokens: TokenServer,
+        read: Callable[[Request], tuple[str, str]],
+        client_id: str = "client-id",
+        secret: str = AWKWARD,
+        refusal: Reply = INVALID_CLIENT,
+    ) -> None:
+        self.client_id = client_id
+        self.secret = secret
+        self.refusal = refusal
+        self.read = read
+        self.seen: list[tuple[str, str]] = []
+        self._tokens = tokens
+        tokens.script = self.answer
+
+    def answer(self, request: Request) -> Reply:
+        self.seen.append(basic(request))
+        if self.read(request) == (self.client_id, self.secret):
+            return self._tokens.granted()
+        return self.refusal
+
+
+# -- Basic -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("secret", ["plain", "a:b%/+=", AWKWARD])
+@pytest.mark.parametrize("client_id", ["client-id", "urn:client:id", "ünï"])
+def test_basic_is_form_encoded_first(
+    make_client: MakeClient, tokens: TokenServer, endpoint: str, client_id: str, secret: str
+) -> None:
+    logins = Logins(tokens, decoded, client_id, secret)
+    make_client(token_endpoint=endpoint, client_id=client_id, client_secret=secret).renew_token()
+    assert len(logins.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "refusal", [INVALID_CLIENT, Reply(400, {"error": "invalid_client"}), Reply(401, b"who?")]
+)
+def test_a_server_that_does_not_decode_is_asked_in_its_own_way(
+    make_client: MakeClient, tokens: TokenServer, endpoint: str, refusal: Reply
+) -> None:
+    logins = Logins(tokens, basic, refusal=refusal)
+    client = make_client(token_endpoint=endpoint, client_secret=AWKWARD)
+    assert client.token.access_token == "token-1"
+    assert len(logins.seen) == 2
+
+
+def test_the_way_that_worked_is_remembered_for_all_clients(
+    make_client: MakeClient, tokens: TokenServer, endpoint: str
+) -> None:
+    logins = Logins(tokens, basic)
+    for _ in range(2):
+        client = make_client(token_endpoint=endpoint, client_secret=AWKWARD)
+        client.renew_token()
+        client.renew_token()
+    assert [secret == AWKWARD for _, secret in logins.seen] == [False, True, True, True, True]
+
+
+def test_a_server_known_to_decode_is_not_tried_with_the_raw_form(
+    make_client: MakeClient, tokens: TokenServer, endpoint: str
+) -> None:
+    logins = Logins(tokens, decoded)
+    client = make_client(token_endpoint=endpoint, client_secret=AWKWARD)
+    client.renew_token()
+    logins.secret = "another by now"
+    with pytest.raises(TokenError):
+        client.renew_token()
+    forms = [secret == AWKWARD for _, secret in logins.seen]
+    assert forms == [False, False, True], "one probe, and no more"
+    with pytest.raises(TokenError):
+        client.renew_token()
+    assert len(logins.seen) == 4
+
+
+def test_a_server_that_learnt_to_decode_is_asked_by_the_book_again(
+    make_client: MakeClient, tokens: TokenServer, endpoint: str
+) -> None:
+    logins = Logins(tokens, basic)
+    client = make_client(token_endpoint=endpoint, client_secret=AWKWARD)
+    client.renew_token()
+    logins.read = decoded
+    # What oidc-provider says of a percent sign that encodes nothing.
+    logins.refusal = Reply(400, {"error": "invalid_request"})
+    client.renew_token()
+    client.renew_token()
+    assert [secret == AWKWARD for _, secret in logins.seen[1:]] == [True, True, False, False]
+
+
+def test_a_wrong_secret_costs_one_probe_and_not_one_a_request(
+    make_client: MakeClient, tokens: TokenServer, endpoint: str, clock: Any
+) -> None:
+    logins = Logins(tokens, decoded)
+    client = make_client(token_endpoint=endpoint, client_secret="wr%ng", clock=clock)
+    for _ in range(2):
+        with pytest.raises(TokenError):
+            client.renew_token()
+    assert [secret for _, secret in logins.seen] == ["wr%25ng", "wr%ng", "wr%25ng"]
+
+
+def test_after_a_while_the_raw_form_is_tried_again(
+    make_client: MakeClient, tokens: TokenServer, endpoint: str, clock: Any
+) -> None:
+    logins = Logins(tokens, basic)
+    logins.secret = "not%yet"
+    client = make_client(token_endpoint=endpoint, client_secret=AWKWARD, clock=clock)
+    with pytest.raises(TokenError):
+        client.renew_token()
+    logins.secret = AWKWARD
+    clock.turn(301)
+    assert client.renew_token().access_token == "token-1"
+
+
+def test_the_answer_to_a_fruitless_probe_is_the_one_to_the_books_form(
+    make_client: MakeClient, tokens: TokenServer, endpoint: str, api: Api
+) -> None:
+    tokens.replies = [INVALID_CLIENT, Reply(400, {"error": "invalid_request"})]
+    client = make_client(token_endpoint=endpoint, client_secret=AWKWARD)
+    assert client.get(api.url).json() == {"error": "invalid_client"}
+
+
+def test_an_outage_during_the_probe_leaves_the_question_open(
+    make_client: MakeClient, tokens: TokenServer, endpoint: str, api: Api
+) -> None:
+    logins = Logins(tokens, basic)
+    answer = logins.answer
+    outages = [Reply(503)]
+
+    def flaky(request: Request) -> Reply:
+        reply = answer(request)
+        return outages.pop() if reply.status == 200 and outages else reply
+
+    tokens.script = flaky
+    client = make_client(token_endpoint=endpoint, client_secret=AWKWARD)
+    assert client.get(api.url).status_code == 503
+    assert client.get(api.url).status_code == 200
+
+
+@pytest.mark.parametrize("reply", [Reply(400, {"error": "invalid_scope"}), Reply(503), Reply(429)])
+def test_other_errors_start_no_probe(
+    make_client: MakeClient, tokens: TokenServer, endpoint: str, api: Api, reply: Reply
+) -> None:
+    tokens.script = lambda _request: reply
+    client = make_client(token_endpoint=endpoint, client_secret=AWKWARD)
+    assert client.get(api.url).status_code == reply.status
+    assert len(tokens.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("client_id", "secret"), [("client-id", "top-secret"), ("urn:id", "top-secret")]
+)
+def test_there_is_no_probe_where_there_is_no_second_form(
+    make_client: MakeClient, tokens: TokenServer, api: Api, client_id: str, secret: str
+) -> None:
+    tokens.script = lambda _request: INVALID_CLIENT
+    client = make_client(client_id=client_id, client_secret=secret)
+    assert client.get(api.url).status_code == 401
+    assert len(tokens.requests) == 1
+
+
+def test_an_id_with_a_colon_is_encoded_even_where_others_are_not(
+    make_client: MakeClient, tokens: TokenServer, endpoint: str
+) -> None:
+    Logins(tokens, basic)
+    make_client(token_endpoint=endpoint, client_secret=AWKWARD).renew_token()
+    logins = Logins(tokens, decoded, client_id="urn:id")
+    make_client(token_endpoint=endpoint, client_id="urn:id", client_secret=AWKWARD).renew_token()
+    assert logins.seen[0][0] == "urn%3Aid"
+
+
+# -- the other methods -------------------------------------------------------------------------
+
+
+def test_client_secret_post_is_in_the_form_alone(
+    make_client: MakeClient, tokens: TokenServer, api: Api
+) -> None:
+    client = make_client(client_auth="client_secret_post", client_secret=AWKWARD)
+    assert client.get(api.url).status_code == 200
+    [request] = tokens.requests
+    assert request.authorization is None
+    assert request.pairs == [
+        ("grant_type", "client_credentials"),
+        ("client_id", "client-id"),
+        ("client_secret", AWKWARD),
+    ]
+    assert request.headers["Content-Length"] == str(len(request.body))
+
+
+def test_a_public_client_sends_its_id_alone(
+    make_client: MakeClient, tokens: TokenServer, api: Api
+) -> None:
+    assert make_client(client_auth="none", client_secret=None).get(api.url).status_code == 200
+    [request] = tokens.requests
+    assert request.authorization is None
+    assert request.pairs == [("grant_type", "client_credentials"), ("client_id", "client-id")]
+
+
+def test_an_object_does_as_its_name(make_client: MakeClient, tokens: TokenServer, api: Api) -> None:
+    make_client(client_auth=ClientSecretPost()).get(api.url)
+    assert ("client_secret", "top-secret") in tokens.requests[0].pairs
+
+
+class KeyHeader(AuthBase):
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["X-Api-Key"] = self.key
+        return request
+
+
+def key_header(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    request.headers["X-Api-Key"] = "s3cr3t"
+    return request
+
+
+@pytest.mark.parametrize("client_auth", [KeyHeader("s3cr3t"), key_header])
+def test_any_auth_of_requests_will_do(
+    make_client: MakeClient, tokens: TokenServer, api: Api, client_auth: Any
+) -> None:
+    client = make_client(client_auth=client_auth, client_secret=None)
+    assert client.get(api.url).status_code == 200
+    [request] = tokens.requests
+    assert request.headers["X-Api-Key"] == "s3cr3t"
+    assert request.authorization is None
+    assert request.pairs == [("grant_type", "client_credentials")]
+
+
+def test_a_pair_goes_out_as_it_is(
+    make_client: MakeClient, tokens: TokenServer, endpoint: str
+) -> None:
+    logins = Logins(tokens, basic, client_id="other-id")
+    client = make_client(
+        token_endpoint=endpoint, client_auth=("other-id", AWKWARD), client_secret=None
+    )
+    client.renew_token()
+    assert logins.seen == [("other-id", AWKWARD)]
+
+
+def test_digest_is_a_way_too(make_client: MakeClient, tokens: TokenServer) -> None:
+    challenge = {"WWW-Authenticate": 'Digest realm="r", nonce="n", qop="auth"'}
+    tokens.replies = [Reply(401, b"", challenge)]
+    digest = HTTPDigestAuth("user", "pass")
+    make_client(client_auth=digest, client_secret=None).renew_token()
+    assert [(request.authorization or "")[:16] for request in tokens.requests] == [
+        "",
+        "Digest username=",
+    ]
+    assert tokens.requests[1].pairs == [("grant_type", "client_credentials")]
+
+
+@pytest.mark.parametrize(
+    "client_auth", ["client_secret_post", "none", KeyHeader("s3cr3t"), ("id", "secret")]
+)
+def test_netrc_adds_no_second_method(
+    make_client: MakeClient,
+    tokens: TokenServer,
+    client_auth: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Any,
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    secret = "top-secret" if client_auth == "client_secret_post" else None
+    make_client(client_auth=client_auth, client_secret=secret).renew_token()
+    expected = "Basic aWQ6c2VjcmV0" if isinstance(client_auth, tuple) else None
+    assert tokens.requests[0].authorization == expected
+
+
+# -- secrets that change -----------------------------------------------------------------------
+
+
+def test_a_callable_is_asked_for_the_secret_at_each_token_request(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    secrets = iter(["first", "second"])
+    client = make_client(client_secret=lambda: next(secrets))
+    client.renew_token()
+    client.renew_token()
+    assert [basic(request)[1] for request in tokens.requests] == ["first", "second"]
+
+
+@pytest.mark.parametrize("client_auth", ["client_secret_basic", "client_secret_post"])
+def test_a_secret_that_was_just_rotated_is_asked_for_once_more(
+    make_client: MakeClient, tokens: TokenServer, api: Api, client_auth: str
+) -> None:
+    secrets = iter(["old", "new"])
+    tokens.replies = [INVALID_CLIENT]
+    client = make_client(client_auth=client_auth, client_secret=lambda: next(secrets))
+    assert client.get(api.url).status_code == 200
+    sent = [
+        basic(request)[1] if request.authorization else request.form["client_secret"]
+        for request in tokens.requests
+    ]
+    assert sent == ["old", "new"]
+
+
+def test_a_secret_that_did_not_change_is_not_sent_again(
+    make_client: MakeClient, tokens: TokenServer, api: Api
+) -> None:
+    tokens.script = lambda _request: INVALID_CLIENT
+    client = make_client(client_secret=lambda: "the-same")
+    assert client.get(api.url).status_code == 401
+    assert len(tokens.requests) == 1
+
+
+def test_a_rotated_secret_finds_its_form_too(
+    make_client: MakeClient, tokens: TokenServer, endpoint: str
+) -> None:
+    secrets = iter(["o%d", AWKWARD])
+    logins = Logins(tokens, basic)
+    make_client(token_endpoint=endpoint, client_secret=lambda: next(secrets)).renew_token()
+    assert [secret == AWKWARD for _, secret in logins.seen] == [False, False, True]
+
+
+def test_what_the_callable_raises_reaches_the_caller(
+    make_client: MakeClient, tokens: TokenServer, api: Api
+) -> None:
+    error = requests.exceptions.ConnectionError("the vault is sealed", request="the vault's")
+
+    def sealed() -> str:
+        raise error
+
+    client = make_client(client_secret=sealed)
+    with pytest.raises(requests.exceptions.ConnectionError, match="the vault is sealed") as failure:
+        client.get(api.url)
+    assert failure.value is error
+    assert failure.value.request == "the vault's"
+    assert not tokens.requests
+    assert not api.requests
+
+
+def test_a_callable_that_raises_counts_as_a_failure(make_client: MakeClient, clock: Any) -> None:
+    calls: list[None] = []
+
+    def sealed() -> str:
+        calls.append(None)
+        raise KeyError
+
+    client = make_client(client_secret=sealed, clock=clock)
+    for _ in range(5):
+        with pytest.raises(KeyError):
+            client.renew_token()
+    assert len(calls) == 3, "from the third on they are spaced out"
+
+
+@pytest.mark.parametrize("secret", [None, b"bytes", ""])
+def test_a_callable_that_gives_no_secret_is_told_so(make_client: MakeClient, secret: Any) -> None:
+    client = make_client(client_secret=lambda: secret)
+    with pytest.raises(TypeError, match="client_secret of client_id 'client-id'"):
+        client.renew_token()
+
+
+# -- wrong combinations ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"client_secret": None}, TypeError, "client_secret is missing"),
+        (
+            {"client_secret": None, "client_auth": "client_secret_post"},
+            TypeError,
+            "client_secret is missing",
+        ),
+        ({"client_secret": ""}, ValueError, "client_secret must not be empty"),
+        ({"client_secret": b"bytes"}, TypeError, "client_secret must be a str, got bytes"),
+        ({"client_auth": "none"}, TypeError, "no use for it"),
+        ({"client_auth": key_header}, TypeError, "no use for it"),
+        ({"client_auth": "client_secret_bsaic"}, ValueError, "one of client_secret_basic, "),
+        ({"client_auth": ClientSecretPost}, TypeError, "got <class"),
+        ({"client_auth": 7}, TypeError, "got int"),
+        ({"client_auth": ("only-one",)}, TypeError, "got tuple"),
+        ({"client_auth": ("id", b"bytes")}, TypeError, "got tuple"),
+    ],
+)
+def test_a_wrong_combination_is_an_error_at_construction(
+    make_client: MakeClient, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        make_client(**options)
+
+
+# -- nothing shows a secret, and everything travels --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "client_auth", ["client_secret_basic", "client_secret_post", KeyHeader("top-secret")]
+)
+def test_a_connection_error_holds_no_secret(
+    make_client: MakeClient, client_auth: Any, tokens: TokenServer
+) -> None:
+    secret = "top-secret" if isinstance(client_auth, str) else None
+    client = make_client(
+        client_auth=client_auth,
+        client_secret=secret,
+        token_headers={"X-Subscription": "top-secret"},
+    )
+    tokens.stop()
+    with pytest.raises(requests.exceptions.ConnectionError) as failure:
+        client.renew_token()
+    request = failure.value.request
+    assert request is not None
+    assert (request.method, request.url) == ("POST", tokens.endpoint)
+    assert request.body is None
+    assert set(request.headers) <= {
+        "Accept",
+        "Accept-Encoding",
+        "Connection",
+        "Content-Length",
+        "Content-Type",
+        "User-Agent",
+    }
+
+
+def test_the_target_of_a_redirect_holds_no_secret(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    tokens.replies = [Reply(307, b"", {"Location": "/elsewhere"})]
+    with pytest.raises(TokenError) as failure:
+        make_client(client_auth="client_secret_post").renew_token()
+    response = failure.value.response
+    assert response is not None
+    assert response.next is None
+    assert response.request.body is None
+
+
+@pytest.mark.parametrize("client_auth", ["client_secret_post", ClientSecretPost()])
+@pytest.mark.parametrize(
+    "travel", [copy.deepcopy, lambda client: pickle.loads(pickle.dumps(client))]
+)
+def test_the_way_travels_with_the_client(
+    make_client: MakeClient, tokens: TokenServer, api: Api, client_auth: Any, travel: Any
+) -> None:
+    with travel(make_client(client_auth=client_auth, scope=["a", "b"])) as client:
+        assert client.get(api.url).status_code == 200
+    assert tokens.requests[0].form["client_secret"] == "top-secret"
+    assert tokens.requests[0].form["scope"] == "a b"
+
+
+def the_secret() -> str:
+    return "from-the-vault"
+
+
+def test_a_callable_travels_with_the_client(make_client: MakeClient, tokens: TokenServer) -> None:
+    client = make_client(client_secret=the_secret)
+    for clone in (copy.deepcopy(client), pickle.loads(pickle.dumps(client))):
+        with clone:
+            clone.renew_token()
+    assert [basic(request)[1] for request in tokens.requests] == ["from-the-vault"] * 2
+
+
+def test_a_copy_shares_what_cannot_be_copied(make_client: MakeClient, tokens: TokenServer) -> None:
+    class Vault:
+        def __deepcopy__(self, memo: Any) -> Vault:
+            raise NotImplementedError
+
+        def secret(self) -> str:
+            return "from-the-vault"
+
+    with copy.deepcopy(make_client(client_secret=Vault().secret)) as clone:
+        clone.renew_token()
+    assert basic(tokens.requests[0])[1] == "from-the-vault"
