@@ -12,8 +12,12 @@ DEMO = [
     "flask",
 ]
 
+#: Signed JWTs: client assertions and DPoP.
+JWT = ["PyJWT[crypto]>=2.10"]
+
 TEST = [
     *DEMO,
+    *JWT,
     "celery",
     "coverage[toml]",
     "Django",
@@ -59,6 +63,7 @@ setup(
     extras_require={
         "docs": ["furo", "sphinx"],
         "demo": DEMO,
+        "jwt": JWT,
         "test": TEST,
         "dev": [*TEST, "mypy", "ruff"],
     },

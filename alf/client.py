@@ -51,8 +51,10 @@ class Client(requests.Session):
     :param client_secret: the client's secret, or a callable that is asked for it at each token
         request, for secrets that change.
     :param client_auth: how the client says who it is (RFC 6749 §2.3): ``"client_secret_basic"``
-        (default), ``"client_secret_post"``, ``"none"``, an object of :mod:`alf.client_auth`, or
-        what requests takes as ``auth``: a pair, a callable.
+        (default), ``"client_secret_post"``, ``"client_secret_jwt"``, ``"tls_client_auth"``,
+        ``"none"``, an object of :mod:`alf.client_auth` such as
+        :class:`~alf.client_auth.PrivateKeyJWT`, or what requests takes as ``auth``: a pair, a
+        callable.
     :param scope: the scope to ask for: a string, or a sequence of names (RFC 6749 §3.3).
     :param audience: the API that the token is for, where the server wants it said so.
     :param resource: the URI of the API that the token is for, or a sequence of these (RFC 8707).

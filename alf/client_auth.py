@@ -8,16 +8,31 @@ tried next. A signature is made anew for every try.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Collection, Generator
+import json
+import time
+import uuid
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
+from types import NoneType
 from typing import Any
 from urllib.parse import quote_plus, urlencode
 
 import requests
 
 from alf.answers import find_error
+from alf.jose import SigningKey, encode_jwt, hmac_signer
 
-__all__ = ["ClientAuth", "ClientSecretBasic", "ClientSecretPost", "Credentials"]
+__all__ = [
+    "ClientAuth",
+    "ClientSecretBasic",
+    "ClientSecretJWT",
+    "ClientSecretPost",
+    "Credentials",
+    "NoClientAuth",
+    "PrivateKeyJWT",
+    "TLSClientAuth",
+]
 
 #: Signs a token request, as an ``auth=`` of requests.
 Sign = Callable[[requests.PreparedRequest], requests.PreparedRequest]
@@ -40,10 +55,13 @@ class Credentials:
 
     :param client_id: the client's identifier.
     :param client_secret: its secret, or a callable that is asked for it at each token request.
+    :param audience: whom an assertion is for, where nothing else is said: the issuer where it
+        is known, or else the token endpoint.
     """
 
     client_id: str
     client_secret: str | Callable[[], str] | None = field(default=None, repr=False)
+    audience: str = ""
 
     def secret(self) -> str:
         """The secret as it is now.
@@ -67,6 +85,8 @@ class ClientAuth:
     method: str
     #: Whether it takes a ``client_secret``.
     has_secret = False
+    #: Whether it is a matter of the connection, which has to be https then.
+    needs_tls = False
     #: The parameters that it adds to the form.
     params: Collection[str] = ("client_id",)
 
@@ -145,6 +165,145 @@ class NoClientAuth(ClientAuth):
         return (yield _InForm(("client_id", credentials.client_id)))
 
 
+class TLSClientAuth(NoClientAuth):
+    """The client's certificate, as the connection is made, and its id in the form (RFC 8705 §2)."""
+
+    method = "tls_client_auth"
+    needs_tls = True
+
+
+class _AssertionAuth(ClientAuth):
+    """A JWT that says who the client is, signed anew for each try (RFC 7523 §2.2)."""
+
+    params = ("client_id", "client_assertion", "client_assertion_type")
+
+    def __init__(
+        self,
+        audience: str | Sequence[str] | None,
+        lifetime: float,
+        headers: Mapping[str, Any],
+    ) -> None:
+        if not isinstance(audience, (str, NoneType)) and not (
+            isinstance(audience, Sequence) and all(isinstance(name, str) for name in audience)
+        ):
+            message = f"audience must be a str or a sequence of these, got {audience!r}"
+            raise TypeError(message)
+        if isinstance(lifetime, bool) or not isinstance(lifetime, (int, float)):
+            message = f"lifetime must be seconds, got {lifetime!r}"
+            raise TypeError(message)
+        if not 1 <= lifetime < inf:
+            message = f"lifetime must be at least 1 second, got {lifetime!r}"
+            raise ValueError(message)
+        self._audience = audience
+        self._lifetime = int(lifetime)
+        self._header = dict(headers)
+        json.dumps(self._header)
+
+    def __repr__(self) -> str:
+        shown = {name: self._header.get(name) for name in ("alg", "kid")}
+        return f"{type(self).__name__}(algorithm={shown['alg']!r}, key_id={shown['kid']!r})"
+
+    def _assert(self, credentials: Credentials, sign: Callable[[bytes], bytes]) -> Sign:
+        def add_assertion(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            now = int(time.time())
+            claims = {
+                "iss": credentials.client_id,
+                "sub": credentials.client_id,
+                "aud": credentials.audience if self._audience is None else self._audience,
+                "jti": str(uuid.uuid4()),
+                "iat": now,
+                "exp": now + self._lifetime,
+            }
+            add = _InForm(
+                ("client_id", credentials.client_id),
+                ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+                ("client_assertion", encode_jwt(claims, self._header, sign)),
+            )
+            return add(request)
+
+        return add_assertion
+
+
+class ClientSecretJWT(_AssertionAuth):
+    """A JWT signed with the secret (OpenID Connect Core §9); needs the extra ``jwt``.
+
+    :param algorithm: ``HS256``, ``HS384`` or ``HS512``.
+    :param audience: whom the JWT is for, one or several; by default the issuer where it is
+        known, or else the token endpoint.
+    :param lifetime: seconds for which each JWT is good.
+    :param headers: other members of the JWT's header.
+    :raises TypeError: an argument is of the wrong type.
+    :raises ValueError: an argument has no usable value.
+    :raises ImportError: the extra is not installed.
+    """
+
+    method = "client_secret_jwt"
+    has_secret = True
+
+    def __init__(
+        self,
+        *,
+        algorithm: str = "HS256",
+        audience: str | Sequence[str] | None = None,
+        lifetime: float = 60,
+        headers: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(audience, lifetime, _jose_header(headers, algorithm))
+        self._algorithm = algorithm
+        hmac_signer(algorithm, "")  # says so if it cannot be had
+
+    def flow(self, credentials: Credentials, url: str, now: float) -> Flow:
+        del url, now
+        _, response = yield from _with_secret(
+            credentials,
+            lambda secret: self._assert(credentials, hmac_signer(self._algorithm, secret)),
+        )
+        return response
+
+
+class PrivateKeyJWT(_AssertionAuth):
+    """A JWT signed with the client's private key (OpenID Connect Core §9, RFC 7523 §2.2).
+
+    >>> client_auth = PrivateKeyJWT(key=Path("key.pem"), algorithm="ES256", key_id="key-1")
+
+    :param key: the private key: PEM text, the path of a file with it, a JWK as a mapping or as
+        text, a key of ``cryptography``; or a callable that is given the bytes to sign and
+        returns the signature as JWS has it (RFC 7518 §3), for keys that never leave their
+        place. All but the last need the extra ``jwt``.
+    :param algorithm: such as ``RS256``, ``PS256``, ``ES256`` or ``EdDSA``; by default the JWK's
+        own, or the usual one for the key. A callable has none: it must be given.
+    :param key_id: the ``kid`` by which the server knows the key; by default the JWK's own.
+    :param audience: whom the JWT is for, one or several; by default the issuer where it is
+        known, or else the token endpoint.
+    :param lifetime: seconds for which each JWT is good.
+    :param headers: other members of the JWT's header, such as ``x5t``.
+    :raises TypeError: an argument is of the wrong type.
+    :raises ValueError: an argument has no usable value: the key cannot be read, is encrypted, or
+        of another kind than the algorithm wants.
+    :raises ImportError: the extra is not installed.
+    """
+
+    method = "private_key_jwt"
+
+    def __init__(
+        self,
+        *,
+        key: Any,
+        algorithm: str | None = None,
+        key_id: str | None = None,
+        audience: str | Sequence[str] | None = None,
+        lifetime: float = 60,
+        headers: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._key = SigningKey(key, algorithm)
+        key_id = self._key.key_id if key_id is None else key_id
+        super().__init__(audience, lifetime, _jose_header(headers, self._key.algorithm, key_id))
+
+    def flow(self, credentials: Credentials, url: str, now: float) -> Flow:
+        del url, now
+        return (yield self._assert(credentials, self._key.sign))
+
+
 class OtherClientAuth(ClientAuth):
     """What requests takes as ``auth=``, in the user's hands."""
 
@@ -160,7 +319,14 @@ class OtherClientAuth(ClientAuth):
 
 
 _METHODS: dict[str, Callable[[], ClientAuth]] = {
-    auth.method: auth for auth in (ClientSecretBasic, ClientSecretPost, NoClientAuth)
+    auth.method: auth
+    for auth in (
+        ClientSecretBasic,
+        ClientSecretPost,
+        ClientSecretJWT,
+        TLSClientAuth,
+        NoClientAuth,
+    )
 }
 
 
@@ -171,6 +337,12 @@ def as_client_auth(client_auth: Any, client_secret: object) -> ClientAuth:
     :raises ValueError: there is no method of this name.
     """
     is_class = isinstance(client_auth, type)
+    if client_auth == PrivateKeyJWT.method:
+        message = (
+            f"client_auth {client_auth!r} needs a key: "
+            "give client_auth=alf.client_auth.PrivateKeyJWT(key=...)"
+        )
+        raise TypeError(message)
     if isinstance(client_auth, str):
         if client_auth not in _METHODS:
             message = f"client_auth must be one of {', '.join(_METHODS)}, got {client_auth!r}"
@@ -195,6 +367,26 @@ def as_client_auth(client_auth: Any, client_secret: object) -> ClientAuth:
         message = f"client_secret is given, and client_auth {auth.method!r} has no use for it"
         raise TypeError(message)
     return auth
+
+
+def _jose_header(
+    headers: Mapping[str, Any] | None, algorithm: str, key_id: str | None = None
+) -> dict[str, Any]:
+    if not isinstance(headers, (Mapping, NoneType)):
+        message = f"headers must be a mapping, got {type(headers).__name__}"
+        raise TypeError(message)
+    if not isinstance(key_id, (str, NoneType)):
+        message = f"key_id must be a str, got {key_id!r}"
+        raise TypeError(message)
+    own = {"typ": "JWT", "alg": algorithm}
+    if key_id is not None:
+        own["kid"] = key_id
+    given = dict(headers or {})
+    twice = (own.keys() - {"typ"}) & given.keys()
+    if twice:
+        message = f"headers must not hold {', '.join(sorted(twice))}: arguments of their own say it"
+        raise ValueError(message)
+    return {**own, **given}
 
 
 def is_refused(response: requests.Response) -> bool:

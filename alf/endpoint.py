@@ -98,6 +98,9 @@ class TokenEndpoint:
         self.url = url
         self._credentials = credentials
         self._client_auth = client_auth
+        if client_auth.needs_tls and urlsplit(url).scheme != "https":
+            message = f"client_auth {client_auth.method!r} needs https, not {self}"
+            raise ValueError(message)
         self.params = tuple(params)
         self.headers = dict(headers or {})
         self._cert = cert
@@ -219,6 +222,12 @@ class TokenEndpoint:
 
     def _send(self, request: requests.PreparedRequest) -> requests.Response:
         session = self._ready_session()
+        if self._client_auth.needs_tls and not (self._is_handed_in or self._cert or session.cert):
+            message = (
+                f"{self} needs a client certificate for {self._client_auth.method!r}: "
+                "give token_cert, or the Client a cert"
+            )
+            raise TokenError(message)
         settings = session.merge_environment_settings(str(request.url), {}, True, None, self._cert)
         try:
             response = session.send(
@@ -356,14 +365,18 @@ def check_cert(cert: Any) -> Any:
 
     :raises TypeError: it is neither a path nor a pair of paths (certificate, key).
     """
-    paths = cert if isinstance(cert, tuple) and len(cert) == 2 else (cert,)
+    is_pair = isinstance(cert, tuple) and len(cert) == 2
+    paths = cert if is_pair else (cert,)
     if cert is not None and not all(isinstance(path, (str, os.PathLike)) for path in paths):
         message = (
             "token_cert must be the path of a file with certificate and key, or a pair of paths, "
             f"got {type(cert).__name__}"
         )
         raise TypeError(message)
-    return cert
+    if cert is None:
+        return None
+    texts = tuple(os.fspath(path) for path in paths)
+    return texts if is_pair else texts[0]
 
 
 def check_timeout(timeout: Any) -> Any:

@@ -198,9 +198,10 @@ class TokenManager:
         if client_secret is not None and not callable(client_secret):
             _check_text("client_secret", client_secret)
         auth = as_client_auth(client_auth, client_secret)
+        token_endpoint = check_url(token_endpoint)
         self._endpoint = TokenEndpoint(
-            check_url(token_endpoint),
-            Credentials(client_id, client_secret),
+            token_endpoint,
+            Credentials(client_id, client_secret, audience=token_endpoint),
             auth,
             params=token_form(scope, audience, resource, token_params, auth),
             headers=check_headers(token_headers),

@@ -26,6 +26,7 @@ class Request:
     headers: Message
     body: bytes
     connection: int  # which of the server's connections it came over
+    certificate: str | None = None  # whose certificate the client showed
 
     @property
     def form(self) -> dict[str, str]:
@@ -81,6 +82,10 @@ class Server:
                     outer.connections += 1
                     outer._open += 1
                     self.number = outer.connections
+                self.certificate = None
+                if isinstance(self.connection, ssl.SSLSocket):
+                    shown: Any = self.connection.getpeercert() or {"subjectAltName": ()}
+                    self.certificate = next((name for _, name in shown["subjectAltName"]), None)
 
             def finish(self) -> None:
                 super().finish()
@@ -89,7 +94,14 @@ class Server:
                     outer._closing.notify_all()
 
             def answer(self) -> None:
-                request = Request(self.command, self.path, self.headers, self.body(), self.number)
+                request = Request(
+                    self.command,
+                    self.path,
+                    self.headers,
+                    self.body(),
+                    self.number,
+                    self.certificate,
+                )
                 outer.requests.append(request)
                 try:
                     reply = outer.script(request)
@@ -139,9 +151,13 @@ class Server:
         )
         self._thread.start()
 
-    def use_tls(self, certificate: trustme.LeafCert) -> None:
+    def use_tls(self, certificate: trustme.LeafCert, clients: trustme.CA | None = None) -> None:
+        """Speak TLS from now on; ``clients``: the CA of the certificates that clients may show."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate.configure_cert(context)
+        if clients is not None:
+            clients.configure_trust(context)
+            context.verify_mode = ssl.CERT_OPTIONAL
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.url = f"https://127.0.0.1:{self.port}"
 

@@ -5,18 +5,28 @@ from __future__ import annotations
 import base64
 import copy
 import pickle
+import subprocess
+import sys
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus
 
+import jwt
 import pytest
 import requests
+import trustme
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from requests.auth import AuthBase, HTTPDigestAuth
+from urllib3.util.retry import Retry
 
 from alf import Client, TokenError
-from alf.client_auth import ClientSecretPost
-from tests.servers import Api, Reply, Request, TokenServer
+from alf.client_auth import ClientSecretJWT, ClientSecretPost, PrivateKeyJWT
+from tests.servers import Api, HangUp, Reply, Request, TokenServer, running
 
 MakeClient = Callable[..., Client]
 
@@ -317,6 +327,271 @@ def test_netrc_adds_no_second_method(
     assert tokens.requests[0].authorization == expected
 
 
+# -- assertions --------------------------------------------------------------------------------
+
+SECRET = "a secret of at least 64 bytes, as HS512 wants: " + "x" * 32
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+PKCS8 = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def assertion(request: Request, key: Any, algorithm: str) -> dict[str, Any]:
+    """The claims of the assertion in the form, its signature checked."""
+    assert request.authorization is None
+    names = [name for name, _ in request.pairs]
+    assert names == ["grant_type", "client_id", "client_assertion_type", "client_assertion"]
+    assert request.form["client_id"] == "client-id"
+    kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+    assert request.form["client_assertion_type"] == kind
+    options: Any = {"verify_aud": False}
+    token = request.form["client_assertion"]
+    return jwt.decode(token, key, [algorithm], options=options)
+
+
+def header(request: Request) -> dict[str, Any]:
+    return jwt.get_unverified_header(request.form["client_assertion"])
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
+def test_client_secret_jwt(make_client: MakeClient, tokens: TokenServer, algorithm: str) -> None:
+    way = "client_secret_jwt" if algorithm == "HS256" else ClientSecretJWT(algorithm=algorithm)
+    make_client(client_auth=way, client_secret=SECRET).renew_token()
+    claims = assertion(tokens.requests[0], SECRET, algorithm)
+    assert (claims["iss"], claims["sub"]) == ("client-id", "client-id")
+    assert claims["aud"] == tokens.endpoint
+
+
+def test_private_key_jwt(make_client: MakeClient, tokens: TokenServer) -> None:
+    before = int(time.time())
+    way = PrivateKeyJWT(key=EC_KEY, key_id="key-1")
+    make_client(client_auth=way, client_secret=None).renew_token()
+    [request] = tokens.requests
+    claims = assertion(request, EC_KEY.public_key(), "ES256")
+    assert claims.keys() == {"iss", "sub", "aud", "jti", "iat", "exp"}
+    assert (claims["iss"], claims["sub"]) == ("client-id", "client-id")
+    assert claims["aud"] == tokens.endpoint
+    assert before <= claims["iat"] <= time.time()
+    assert claims["exp"] == claims["iat"] + 60
+    assert header(request) == {"alg": "ES256", "kid": "key-1", "typ": "JWT"}
+    assert request.headers["Content-Length"] == str(len(request.body))
+
+
+def test_what_an_assertion_says_can_be_set(make_client: MakeClient, tokens: TokenServer) -> None:
+    way = PrivateKeyJWT(
+        key=EC_KEY,
+        audience=["https://id.example.com", "https://other.example.com"],
+        lifetime=300,
+        headers={"x5t": "abc", "typ": "client-authentication+jwt"},
+    )
+    make_client(client_auth=way, client_secret=None).renew_token()
+    [request] = tokens.requests
+    claims = assertion(request, EC_KEY.public_key(), "ES256")
+    assert claims["aud"] == ["https://id.example.com", "https://other.example.com"]
+    assert claims["exp"] == claims["iat"] + 300
+    assert header(request) == {"alg": "ES256", "typ": "client-authentication+jwt", "x5t": "abc"}
+
+
+def hang_up(_request: Request) -> Reply:
+    raise HangUp
+
+
+def test_no_assertion_is_sent_twice(make_client: MakeClient, tokens: TokenServer) -> None:
+    way = PrivateKeyJWT(key=EC_KEY)
+    retry = Retry(total=5, status_forcelist=[503])
+    client = make_client(client_auth=way, client_secret=None, token_retry=retry)
+    client.renew_token()
+    # The first is the end of a connection that was kept alive, the second of a new one.
+    tokens.replies = [hang_up, hang_up, Reply(503)]
+    client.renew_token()
+    assert len(tokens.requests) == 5
+    ids = {assertion(request, EC_KEY.public_key(), "ES256")["jti"] for request in tokens.requests}
+    assert len(ids) == 5
+
+
+def test_a_rotated_secret_signs_a_new_assertion(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    tokens.replies = [INVALID_CLIENT]
+    secrets = iter([SECRET, SECRET[::-1]])
+    client = make_client(client_auth="client_secret_jwt", client_secret=lambda: next(secrets))
+    client.renew_token()
+    first, second = tokens.requests
+    assert (
+        assertion(first, SECRET, "HS256")["jti"] != assertion(second, SECRET[::-1], "HS256")["jti"]
+    )
+
+
+def test_what_a_callable_that_signs_raises_reaches_the_caller(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    def kms(signing_input: bytes) -> bytes:
+        raise PermissionError
+
+    way = PrivateKeyJWT(key=kms, algorithm="RS256")
+    with pytest.raises(PermissionError):
+        make_client(client_auth=way, client_secret=None).renew_token()
+    assert not tokens.requests
+
+
+@pytest.mark.parametrize(
+    "travel", [copy.deepcopy, lambda client: pickle.loads(pickle.dumps(client))]
+)
+def test_a_key_travels_with_the_client(
+    make_client: MakeClient, tokens: TokenServer, travel: Any
+) -> None:
+    way = PrivateKeyJWT(key=EC_KEY, key_id="key-1")
+    with travel(make_client(client_auth=way, client_secret=None)) as client:
+        client.renew_token()
+    assertion(tokens.requests[0], EC_KEY.public_key(), "ES256")
+    assert header(tokens.requests[0])["kid"] == "key-1"
+
+
+def test_one_object_serves_several_clients(make_client: MakeClient, tokens: TokenServer) -> None:
+    way = PrivateKeyJWT(key=EC_KEY)
+    for client_id in ("one", "two"):
+        make_client(client_auth=way, client_secret=None, client_id=client_id).renew_token()
+    claims = [
+        jwt.decode(request.form["client_assertion"], options={"verify_signature": False})
+        for request in tokens.requests
+    ]
+    assert [claim["sub"] for claim in claims] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: PrivateKeyJWT(key=EC_KEY, key_id=7), TypeError, "key_id must be a str"),
+        (lambda: PrivateKeyJWT(key=EC_KEY, audience=7), TypeError, "audience must be a str"),
+        (lambda: PrivateKeyJWT(key=EC_KEY, audience=[b"x"]), TypeError, "audience must be a str"),
+        (lambda: PrivateKeyJWT(key=EC_KEY, lifetime="60"), TypeError, "lifetime must be seconds"),
+        (lambda: PrivateKeyJWT(key=EC_KEY, lifetime=True), TypeError, "lifetime must be seconds"),
+        (lambda: PrivateKeyJWT(key=EC_KEY, lifetime=0), ValueError, "lifetime must be at least"),
+        (lambda: PrivateKeyJWT(key=EC_KEY, headers=[]), TypeError, "headers must be a mapping"),
+        (lambda: PrivateKeyJWT(key=EC_KEY, headers={"x": b""}), TypeError, "JSON"),
+        (lambda: PrivateKeyJWT(key=EC_KEY, headers={"alg": "x"}), ValueError, "not hold alg"),
+        (
+            lambda: PrivateKeyJWT(key=EC_KEY, key_id="a", headers={"kid": "b"}),
+            ValueError,
+            "not hold kid",
+        ),
+        (lambda: ClientSecretJWT(algorithm="RS256"), ValueError, "one of HS256, HS384, HS512"),
+    ],
+)
+def test_bad_input_for_an_assertion_is_an_error_at_construction(
+    make: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("missing", "make"),
+    [
+        ("jwt", ClientSecretJWT),
+        ("jwt", lambda: PrivateKeyJWT(key=EC_KEY)),
+        ("cryptography", lambda: PrivateKeyJWT(key=EC_KEY.private_bytes(*PKCS8))),
+    ],
+)
+def test_without_the_extra_an_error_names_it(
+    missing: str, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == missing]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r"pip install 'alf\[jwt\]'"):
+        make()
+
+
+def test_importing_alf_imports_no_extra() -> None:
+    code = "import sys; sys.modules['cryptography'] = sys.modules['jwt'] = None; import alf"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- certificates ------------------------------------------------------------------------------
+
+
+@dataclass
+class Certificates:
+    """A token server that lets clients show certificates, and one such certificate."""
+
+    tokens: TokenServer
+    bundle: str
+    client: str
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Iterator[Certificates]:
+    authority = trustme.CA()
+    bundle, client = str(tmp_path / "ca.pem"), str(tmp_path / "client.pem")
+    authority.cert_pem.write_to_path(bundle)
+    authority.issue_cert("client.example.com").private_key_and_cert_chain_pem.write_to_path(client)
+    with running(TokenServer()) as server:
+        server.use_tls(authority.issue_cert("127.0.0.1"), clients=authority)
+        yield Certificates(server, bundle, client)
+
+
+@pytest.mark.parametrize("place", ["token_cert", "pair", "path", "cert"])
+def test_tls_client_auth(make_client: MakeClient, certificates: Certificates, place: str) -> None:
+    cert: Any = {
+        "token_cert": certificates.client,
+        "pair": (certificates.client, certificates.client),
+        "path": Path(certificates.client),
+        "cert": None,
+    }[place]
+    client = make_client(
+        token_endpoint=certificates.tokens.endpoint,
+        client_auth="tls_client_auth",
+        client_secret=None,
+        token_cert=cert,
+    )
+    client.verify = certificates.bundle
+    if place == "cert":
+        client.cert = certificates.client
+    client.renew_token()
+    [request] = certificates.tokens.requests
+    assert request.certificate == "client.example.com"
+    assert request.authorization is None
+    assert request.pairs == [("grant_type", "client_credentials"), ("client_id", "client-id")]
+
+
+def test_the_certificate_of_the_token_request_is_for_that_alone(
+    make_client: MakeClient, certificates: Certificates
+) -> None:
+    client = make_client(
+        token_endpoint=certificates.tokens.endpoint, token_cert=certificates.client
+    )
+    client.verify = certificates.bundle
+    client.get(f"{certificates.tokens.url}/api")
+    assert [request.certificate for request in certificates.tokens.requests] == [
+        "client.example.com",
+        None,
+    ]
+
+
+def test_a_session_that_was_handed_in_may_know_the_certificate(
+    make_client: MakeClient, certificates: Certificates
+) -> None:
+    with requests.Session() as session:
+        session.verify, session.cert = certificates.bundle, certificates.client
+        make_client(
+            token_endpoint=certificates.tokens.endpoint,
+            client_auth="tls_client_auth",
+            client_secret=None,
+            token_session=session,
+        ).renew_token()
+    assert certificates.tokens.requests[0].certificate == "client.example.com"
+
+
+def test_tls_client_auth_without_a_certificate_is_told_so(
+    make_client: MakeClient, certificates: Certificates
+) -> None:
+    client = make_client(
+        token_endpoint=certificates.tokens.endpoint,
+        client_auth="tls_client_auth",
+        client_secret=None,
+    )
+    with pytest.raises(TokenError, match=r"needs a client certificate .* give token_cert"):
+        client.renew_token()
+
+
 # -- secrets that change -----------------------------------------------------------------------
 
 
@@ -419,6 +694,13 @@ def test_a_callable_that_gives_no_secret_is_told_so(make_client: MakeClient, sec
         ({"client_auth": key_header}, TypeError, "no use for it"),
         ({"client_auth": "client_secret_bsaic"}, ValueError, "one of client_secret_basic, "),
         ({"client_auth": ClientSecretPost}, TypeError, "got <class"),
+        ({"client_auth": "private_key_jwt"}, TypeError, r"needs a key: .*PrivateKeyJWT\(key"),
+        ({"client_auth": PrivateKeyJWT(key=EC_KEY)}, TypeError, "no use for it"),
+        (
+            {"client_auth": "tls_client_auth", "client_secret": None},
+            ValueError,
+            "'tls_client_auth' needs https, not token endpoint http:",
+        ),
         ({"client_auth": 7}, TypeError, "got int"),
         ({"client_auth": ("only-one",)}, TypeError, "got tuple"),
         ({"client_auth": ("id", b"bytes")}, TypeError, "got tuple"),

@@ -1,0 +1,233 @@
+"""Signed JWTs (RFC 7515, RFC 7519), by way of PyJWT and cryptography: the extra ``jwt``."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+__all__ = ["SigningKey", "encode_jwt", "hmac_signer"]
+
+#: The members of a public JWK that make up its thumbprint (RFC 7638 §3.2, RFC 8037 §2).
+_MEMBERS = {
+    "EC": ("crv", "kty", "x", "y"),
+    "OKP": ("crv", "kty", "x"),
+    "RSA": ("e", "kty", "n"),
+}
+
+_CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+
+_HMAC = ("HS256", "HS384", "HS512")
+
+_RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+
+
+class SigningKey:
+    """A private key, and the algorithm that it signs with (RFC 7518 §3.1).
+
+    :param key: PEM text, a JWK as a mapping or as JSON text, either of them as bytes, the path
+        of a file with one of them, a private key of ``cryptography``, or a callable that is
+        given the bytes to sign and returns the signature as JWS has it (RFC 7518 §3).
+    :param algorithm: such as ``RS256``; ``None``: the usual one for the key, or the JWK's own.
+    :raises TypeError: the key is of a type that is none of these, or is a callable, and no
+        algorithm is given.
+    :raises ValueError: there is no private key in it that can be read, or the key is of
+        another kind than the algorithm wants.
+    :raises ImportError: the extra ``jwt`` is not installed.
+    """
+
+    def __init__(self, key: Any, algorithm: str | None = None) -> None:
+        #: The JWK's ``kid``, where the key came as one.
+        self.key_id: str | None = None
+        if callable(key):
+            if algorithm is None:
+                message = "algorithm is missing: a callable that signs does not tell it"
+                raise TypeError(message)
+            known = {*_CURVES.values(), *_RSA, "EdDSA"}
+            self._sign: Callable[[bytes], bytes] | None = key
+        else:
+            key, jwk = _load(key)
+            self.key_id = jwk.get("kid")
+            algorithm = jwk.get("alg") if algorithm is None else algorithm
+            fitting = _algorithms_of(key)
+            algorithm = fitting[0] if algorithm is None else algorithm
+            known = set(fitting)
+            self._sign = None
+            self._key = key
+            _algorithm(fitting[0])  # says so if it cannot be had
+        if algorithm not in known:
+            message = f"algorithm must be one of {', '.join(sorted(known))}, got {algorithm!r}"
+            raise ValueError(message)
+        self.algorithm = algorithm
+
+    def __repr__(self) -> str:
+        return f"<SigningKey {self.algorithm}>"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SigningKey:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if self._sign is None:
+            state["_key"] = _as_pem(self._key)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._sign is None:
+            self._key, _ = _load(self._key)
+
+    def sign(self, signing_input: bytes) -> bytes:
+        """The signature of these bytes; what the callable raises is passed on."""
+        if self._sign is None:
+            own: bytes = _algorithm(self.algorithm).sign(signing_input, self._key)
+            return own
+        signature = self._sign(signing_input)
+        if not isinstance(signature, bytes):
+            message = f"the callable that signs must return bytes, got {type(signature).__name__}"
+            raise TypeError(message)
+        return signature
+
+    @property
+    def public_jwk(self) -> dict[str, str]:
+        """The public key, as a JWK with its required members alone (RFC 7517 §4)."""
+        jwk = _algorithm(self.algorithm).to_jwk(self._key.public_key(), as_dict=True)
+        return {name: jwk[name] for name in _MEMBERS[jwk["kty"]]}
+
+    @property
+    def thumbprint(self) -> str:
+        """The SHA-256 thumbprint of the public key (RFC 7638)."""
+        canonical = json.dumps(self.public_jwk, separators=(",", ":"), sort_keys=True)
+        return base64url(hashlib.sha256(canonical.encode()).digest())
+
+
+def encode_jwt(
+    claims: Mapping[str, Any], header: Mapping[str, Any], sign: Callable[[bytes], bytes]
+) -> str:
+    """The signed JWT in its compact form (RFC 7515 §7.1)."""
+    parts = [
+        base64url(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims)
+    ]
+    signature = sign(".".join(parts).encode())
+    return ".".join([*parts, base64url(signature)])
+
+
+def hmac_signer(algorithm: str, secret: str) -> Callable[[bytes], bytes]:
+    """What signs with this secret.
+
+    :raises ValueError: the algorithm is not one of HMAC.
+    :raises ImportError: the extra ``jwt`` is not installed.
+    """
+    if algorithm not in _HMAC:
+        message = f"algorithm must be one of {', '.join(_HMAC)}, got {algorithm!r}"
+        raise ValueError(message)
+    return partial(_algorithm(algorithm).sign, key=secret.encode())
+
+
+def generate_key() -> Any:
+    """A new private key, for ES256."""
+    ec = _extra("cryptography.hazmat.primitives.asymmetric.ec")
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def base64url(value: bytes) -> str:
+    """Base64url without padding (RFC 7515 §2)."""
+    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+
+
+def _extra(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        message = "signing JWTs needs PyJWT and cryptography: pip install 'alf[jwt]'"
+        raise ImportError(message) from error
+
+
+def _algorithm(name: str) -> Any:
+    return _extra("jwt").get_algorithm_by_name(name)
+
+
+def _load(key: Any) -> tuple[Any, Mapping[str, Any]]:
+    """The private key, and the JWK that it came as, if it came as one."""
+    if isinstance(key, (str, bytes, os.PathLike)):
+        text = _text_of(key)
+        if "-----BEGIN" in text:
+            return _from_pem(text), {}
+        try:
+            key = json.loads(text)
+        except ValueError:
+            key = None
+        if type(key) is not dict:
+            message = "key: expected PEM or a JWK, found neither"
+            raise ValueError(message)
+    if isinstance(key, Mapping):
+        return _from_jwk(key), key
+    return key, {}
+
+
+def _text_of(key: str | bytes | os.PathLike[str]) -> str:
+    """The key's text, out of the file if it is the path of one."""
+    if isinstance(key, bytes):
+        return key.decode("utf-8", "replace")
+    if isinstance(key, str) and ("-----BEGIN" in key or key.lstrip().startswith("{")):
+        return key
+    try:
+        return Path(key).read_text("utf-8", "replace")
+    except (OSError, ValueError) as error:
+        # What was meant to be a path may be a key.
+        place = "the str is neither PEM nor a JWK, and as a path" if isinstance(key, str) else key
+        message = f"key: {place} cannot be read: {getattr(error, 'strerror', None) or 'no path'}"
+        raise ValueError(message) from None
+
+
+def _from_pem(text: str) -> Any:
+    load = _extra("cryptography.hazmat.primitives.serialization").load_pem_private_key
+    unsupported = _extra("cryptography.exceptions").UnsupportedAlgorithm
+    try:
+        return load(text.encode(), password=None)
+    except TypeError:
+        message = "key: the PEM is encrypted: decrypt it first, or give the key that is in it"
+        raise ValueError(message) from None
+    except (ValueError, unsupported) as error:
+        message = "key: there is no private key in the PEM that can be read"
+        raise ValueError(message) from error
+
+
+def _from_jwk(jwk: Mapping[str, Any]) -> Any:
+    load = _extra("jwt").PyJWK
+    _extra("cryptography")
+    try:
+        # The algorithm is checked later, in the same way for every form of a key.
+        return load({name: value for name, value in jwk.items() if name != "alg"}).key
+    except Exception:  # of many kinds, and in their texts there may be the key
+        message = "key: there is no key in the JWK that can be read"
+    raise ValueError(message)
+
+
+def _as_pem(key: Any) -> str:
+    forms = _extra("cryptography.hazmat.primitives.serialization")
+    pem = key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption())
+    return str(pem, "ascii")
+
+
+def _algorithms_of(key: Any) -> tuple[str, ...]:
+    """The algorithms that this private key can sign with, the usual one first."""
+    kinds = "cryptography.hazmat.primitives.asymmetric"
+    ec = _extra(f"{kinds}.ec")
+    if isinstance(key, _extra(f"{kinds}.rsa").RSAPrivateKey):
+        return _RSA
+    if isinstance(key, _extra(f"{kinds}.ed25519").Ed25519PrivateKey):
+        return ("EdDSA",)
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVES:
+        return (_CURVES[key.curve.name],)
+    message = (
+        "key must be a private key of RSA, of a curve P-256, P-384 or P-521, or of Ed25519, "
+        f"got {type(key).__name__}"
+    )
+    raise TypeError(message)
