@@ -196,31 +196,20 @@ class TokenEndpoint:
     def _send_reconnecting(
         self, url: str, form: Sequence[tuple[str, str]], sign: Sign
     ) -> requests.Response:
-        request = self._prepare(url, form, sign)
+        signing = _Signing(sign)
         try:
-            return self._send(request)
+            return self._send(url, form, signing)
         except requests.exceptions.ConnectionError as error:
             # A kept-alive connection that the endpoint has closed meanwhile shows only in use.
-            was_kept_alive = self._answered_at is not None
+            was_kept_alive = self._answered_at is not None and error is not signing.error
             self._answered_at = None
             if not was_kept_alive or not isinstance(_urllib3_error(error), ProtocolError):
                 raise
-        return self._send(self._prepare(url, form, sign))
+        return self._send(url, form, signing)
 
-    def _prepare(
-        self, url: str, form: Sequence[tuple[str, str]], sign: Sign
-    ) -> requests.PreparedRequest:
-        request = requests.Request(
-            "POST",
-            url,
-            headers={"Accept": "application/json", **self.headers},
-            data=form,
-            # Always one: without it requests would add an entry of .netrc.
-            auth=sign,
-        )
-        return self._ready_session().prepare_request(request)
-
-    def _send(self, request: requests.PreparedRequest) -> requests.Response:
+    def _send(
+        self, url: str, form: Sequence[tuple[str, str]], signing: _Signing
+    ) -> requests.Response:
         session = self._ready_session()
         if self._client_auth.needs_tls and not (self._is_handed_in or self._cert or session.cert):
             message = (
@@ -228,23 +217,28 @@ class TokenEndpoint:
                 "give token_cert, or the Client a cert"
             )
             raise TokenError(message)
-        settings = session.merge_environment_settings(str(request.url), {}, True, None, self._cert)
         try:
-            response = session.send(
-                request,
+            response = session.post(
+                url,
+                data=form,
+                headers={"Accept": "application/json", **self.headers},
+                # Always one: without it requests would add an entry of .netrc.
+                auth=signing,
                 timeout=self._timeout,
                 # RFC 9700 §4.12: credentials follow no redirect.
                 allow_redirects=False,
-                **settings,
+                stream=True,
+                cert=self._cert,
             )
             with response:
                 read_body(response)
         except requests.exceptions.RequestException as error:
-            error.request = _without_secrets(request)
+            if error is not signing.error:
+                error.request = _without_secrets(error.request)
             raise
         self._answered_at = self._clock.monotonic()
         # What the caller may get to see holds no secret.
-        response.request = _without_secrets(request)
+        response.request = _without_secrets(response.request)
         response._next = None
         return response
 
@@ -339,6 +333,21 @@ class TokenEndpoint:
         return TokenError(message, response, error=error, error_description=description)
 
 
+class _Signing:
+    """What signs a try, and remembers its failure, so that it is not taken for the network's."""
+
+    def __init__(self, sign: Sign) -> None:
+        self._sign = sign
+        self.error: Exception | None = None
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        try:
+            return self._sign(request)
+        except Exception as error:
+            self.error = error
+            raise
+
+
 def check_url(url: object) -> str:
     """The token endpoint's URL, if it is one.
 
@@ -409,7 +418,10 @@ def retry_after(response: requests.Response) -> float | None:
         return None
 
 
-def _without_secrets(request: requests.PreparedRequest) -> requests.PreparedRequest:
+def _without_secrets(request: Any) -> Any:
+    """A copy of the request that may be shown; ``None`` where it was not sent yet."""
+    if not isinstance(request, requests.PreparedRequest):
+        return None
     shown = request.copy()
     shown.body = None
     for name in set(shown.headers) - _HARMLESS:
