@@ -47,6 +47,11 @@ class Client(requests.Session):
     ... )
 
     :param token_endpoint: URL of the token endpoint.
+    :param issuer: the issuer's URL, in place of ``token_endpoint``: its metadata says where that
+        is, and how clients may say who they are (RFC 8414, or OpenID Connect). It is read once,
+        when the first token is asked for.
+    :param revocation_endpoint: URL of the revocation endpoint, for :meth:`revoke_token`; an
+        issuer may say it.
     :param client_id: the client's identifier.
     :param client_secret: the client's secret, or a callable that is asked for it at each token
         request, for secrets that change.
@@ -100,8 +105,10 @@ class Client(requests.Session):
     def __init__(
         self,
         *,
-        token_endpoint: str,
         client_id: str,
+        token_endpoint: str | None = None,
+        issuer: str | None = None,
+        revocation_endpoint: str | None = None,
         client_secret: str | Callable[[], str] | None = None,
         client_auth: str | tuple[str, str] | ClientAuth | Sign | None = None,
         scope: str | Sequence[str] | None = None,
@@ -125,6 +132,8 @@ class Client(requests.Session):
         self.raise_token_error = raise_token_error
         options = {
             "token_endpoint": token_endpoint,
+            "issuer": issuer,
+            "revocation_endpoint": revocation_endpoint,
             "client_id": client_id,
             "client_secret": client_secret,
             "client_auth": client_auth,
@@ -168,6 +177,18 @@ class Client(requests.Session):
     def renew_token(self) -> Token:
         """Ask for a new token, whatever there is in hand; raises as :attr:`token`."""
         return self._token_manager.renew()
+
+    def revoke_token(self) -> None:
+        """Have the server revoke the current token (RFC 7009), and forget it.
+
+        It is forgotten in the storage, too; the next call asks for a new one. Where there is no
+        token, nothing is done.
+
+        :raises ValueError: the revocation endpoint is not known.
+        :raises TokenError: the server did not revoke the token, which may be good still.
+        :raises requests.exceptions.RequestException: the server could not be reached.
+        """
+        self._token_manager.revoke()
 
     def is_token_refused(self, response: requests.Response) -> bool:
         """Whether the API refused the token that the request carried: a 401 (RFC 6750 §3.1).

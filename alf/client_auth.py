@@ -333,9 +333,13 @@ _METHODS: dict[str, Callable[[], ClientAuth]] = {
 def as_client_auth(client_auth: Any, client_secret: object) -> ClientAuth:
     """The way that is meant by the name of a method, a ClientAuth, or an auth of requests.
 
+    ``None`` means Basic.
+
     :raises TypeError: it is none of these, or the secret is missing, or is there in vain.
     :raises ValueError: there is no method of this name.
     """
+    if client_auth is None:
+        client_auth = ClientSecretBasic.method
     is_class = isinstance(client_auth, type)
     if client_auth == PrivateKeyJWT.method:
         message = (
@@ -367,6 +371,20 @@ def as_client_auth(client_auth: Any, client_secret: object) -> ClientAuth:
         message = f"client_secret is given, and client_auth {auth.method!r} has no use for it"
         raise TypeError(message)
     return auth
+
+
+def choose_client_auth(methods: Collection[str], *, has_secret: bool) -> ClientAuth | None:
+    """The way that goes with what the server takes and the client has; ``None``: there is none.
+
+    A client is registered for one, which is Basic where nothing else was said (RFC 7591 §2): so
+    that comes first.
+    """
+    ways: dict[str, Callable[[], ClientAuth]]
+    if has_secret:
+        ways = {way.method: way for way in (ClientSecretBasic, ClientSecretPost, ClientSecretJWT)}
+    else:
+        ways = dict.fromkeys((TLSClientAuth.method, "self_signed_tls_client_auth"), TLSClientAuth)
+    return next((way() for method, way in ways.items() if method in methods), None)
 
 
 def _jose_header(

@@ -10,10 +10,11 @@ import ssl
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import requests
@@ -23,12 +24,15 @@ from urllib3.util.retry import Retry
 
 from alf.adapters import forget_connections, retry_for_post
 from alf.answers import find_error, read_body, read_members
-from alf.client_auth import ClientAuth, Credentials, Sign
+from alf.client_auth import ClientAuth, Credentials, Sign, choose_client_auth
+from alf.discovery import Metadata, metadata_urls, parse_metadata
 from alf.tokens import Token, TokenError
 
 __all__ = ["Answer", "Clock", "TokenEndpoint"]
 
 logger = logging.getLogger("alf")
+
+_Endpoint = Literal["token_endpoint", "revocation_endpoint"]
 
 #: Seconds to connect, and seconds to wait for each part of the answer.
 DEFAULT_TIMEOUT = 10.0
@@ -69,9 +73,11 @@ class Answer:
 class TokenEndpoint:
     """The token endpoint of one client (RFC 6749 §3.2).
 
-    :param url: where it is.
+    :param url: where it is, or the issuer to ask for that; it is asked when it is first needed.
     :param credentials: who the client is.
-    :param client_auth: how it says so, anew for every try.
+    :param client_auth: how it says so, anew for every try; ``None``: as the issuer wants it.
+    :param is_issuer: whether the URL is the issuer's.
+    :param revocation_endpoint: where tokens are revoked (RFC 7009); by default the issuer says.
     :param params: the pairs of the form, as :func:`token_form` gives them.
     :param headers: headers to send besides ``Accept: application/json``.
     :param cert: the client certificate, as in requests; ``None``: the session's.
@@ -85,8 +91,10 @@ class TokenEndpoint:
         self,
         url: str,
         credentials: Credentials,
-        client_auth: ClientAuth,
+        client_auth: ClientAuth | None,
         *,
+        is_issuer: bool = False,
+        revocation_endpoint: str | None = None,
         params: Sequence[tuple[str, str]],
         headers: Mapping[str, str] | None = None,
         cert: str | tuple[str, str] | None = None,
@@ -98,7 +106,10 @@ class TokenEndpoint:
         self.url = url
         self._credentials = credentials
         self._client_auth = client_auth
-        if client_auth.needs_tls and urlsplit(url).scheme != "https":
+        self._method = "discovered" if client_auth is None else client_auth.method
+        self._revocation_endpoint = revocation_endpoint
+        self._metadata = None if is_issuer else Metadata(url, revocation_endpoint)
+        if client_auth is not None and client_auth.needs_tls and urlsplit(url).scheme != "https":
             message = f"client_auth {client_auth.method!r} needs https, not {self}"
             raise ValueError(message)
         self.params = tuple(params)
@@ -119,10 +130,15 @@ class TokenEndpoint:
         return self._credentials.client_id
 
     def __str__(self) -> str:
+        if self._metadata is None:
+            return self._place("issuer", self.url)
+        return self._place("token endpoint", self._metadata.token_endpoint)
+
+    def _place(self, name: str, url: str) -> str:
         # Userinfo and query may hold what must not be shown.
-        parts = urlsplit(self.url)
+        parts = urlsplit(url)
         place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        return f"token endpoint {place} (client_id {self.client_id!r})"
+        return f"{name} {place} (client_id {self.client_id!r})"
 
     @property
     def binding(self) -> str:
@@ -132,13 +148,15 @@ class TokenEndpoint:
             followed = None if self._followed is None else self._followed()
             source = self._session if self._is_handed_in else followed
             cert = None if source is None else source.cert
-        return " ".join(filter(None, (self._client_auth.method, _thumbprint(cert))))
+        return " ".join(filter(None, (self._method, _thumbprint(cert))))
 
     @property
     def patience(self) -> float:
         """Seconds that a request may take, roughly, its retries included."""
         timeout = self._timeout if isinstance(self._timeout, tuple) else (self._timeout,) * 2
         a_try = sum(DEFAULT_TIMEOUT if part is None else part for part in timeout)
+        if self._metadata is None:
+            a_try *= 1 + len(metadata_urls(self.url))
         retries = self._retry.total if isinstance(self._retry.total, int) else 0
         return (retries + 1) * (a_try + 1) + min(retries, 10) * _LONGEST_WAIT
 
@@ -152,23 +170,92 @@ class TokenEndpoint:
         :raises TokenError: the answer is an error or holds no usable token.
         :raises requests.exceptions.RequestException: there was no answer.
         """
+        response, asked_at, issued_at = self._ask("token_endpoint", self.params)
+        token = self._read_token(response, issued_at)
+        self._note_scope(token)
+        return Answer(token, asked_at)
+
+    def revoke(self, access_token: str) -> None:
+        """Have the token revoked (RFC 7009 §2), as often as the retries say.
+
+        :raises ValueError: nobody has said where.
+        :raises TokenError: the answer is not that it was: the token may be good still.
+        :raises requests.exceptions.RequestException: there was no answer.
+        """
+        form = [("token", access_token), ("token_type_hint", "access_token")]
+        response, _, _ = self._ask("revocation_endpoint", form)
+        if response.status_code >= 300:
+            raise self._error(response, "revocation_endpoint")
+        logger.info("%s: token revoked", self)
+
+    def _ask(
+        self, name: _Endpoint, form: Sequence[tuple[str, str]]
+    ) -> tuple[requests.Response, float, float]:
+        """The answer that is no error, and when it was asked for, by both clocks.
+
+        :raises TokenError: the answer is an error.
+        :raises requests.exceptions.RequestException: there was no answer.
+        """
         retry: Retry | None = self._retry
         while True:
             asked_at, issued_at = self._clock.monotonic(), self._clock.time()
             try:
-                response = self._post(self.url, self.params)
+                response = self._try(name, form)
             except requests.exceptions.RequestException as error:
                 retry = self._next_try(retry, error=_urllib3_error(error))
                 if retry is None:
                     raise
                 continue
             if response.ok:
-                token = self._read_token(response, issued_at)
-                self._note_scope(token)
-                return Answer(token, asked_at)
+                return response, asked_at, issued_at
             retry = self._next_try(retry, response=response)
             if retry is None:
-                raise self._error(response)
+                raise self._error(response, name)
+
+    def _try(self, name: _Endpoint, form: Sequence[tuple[str, str]]) -> requests.Response:
+        if self._metadata is None:
+            outage = self._discover()
+            if outage is not None:
+                return outage
+        url: str | None = getattr(self._metadata, name)
+        if url is None:
+            message = f"{self} has no revocation endpoint that is known: give revocation_endpoint"
+            raise ValueError(message)
+        return self._post(url, form)
+
+    def _discover(self) -> requests.Response | None:
+        """Read the issuer's metadata, once; returns the answer of an issuer that is out of order.
+
+        :raises TokenError: there is no metadata, or it leaves the client no way to say who it is.
+        """
+        auth = self._client_auth
+        has_cert = self._cert is not None or (auth is not None and auth.needs_tls)
+        outage = None
+        reasons = []
+        for url in metadata_urls(self.url):
+            response = self._send_reconnecting(url, None, _unsigned)
+            if response.status_code == 429 or response.status_code >= 500:
+                outage = response
+            try:
+                metadata = parse_metadata(response, self.url, has_cert=has_cert)
+            except ValueError as reason:
+                reasons.append(f"{url} {reason}")
+                continue
+            if auth is None:
+                has_secret = self._credentials.client_secret is not None
+                auth = choose_client_auth(metadata.auth_methods, has_secret=has_secret)
+            if auth is None:
+                takes = ", ".join(metadata.auth_methods)
+                message = f"{self} takes {takes}: none goes with what the client has"
+                raise TokenError(message)
+            if self._revocation_endpoint is not None:
+                metadata = replace(metadata, revocation_endpoint=self._revocation_endpoint)
+            self._client_auth, self._metadata = auth, metadata
+            return None
+        if outage is not None:
+            return outage
+        message = f"{self} has no metadata that can be used: {'; '.join(reasons)}"
+        raise TokenError(message)
 
     def close(self) -> None:
         """Close the connections, unless the session was handed in."""
@@ -183,6 +270,7 @@ class TokenEndpoint:
 
     def _post(self, url: str, form: Sequence[tuple[str, str]]) -> requests.Response:
         """The answer to the form, signed in each of the ways that the client has."""
+        assert self._client_auth is not None
         flow = self._client_auth.flow(self._credentials, url, self._clock.monotonic())
         sign = next(flow)
         while True:
@@ -194,7 +282,7 @@ class TokenEndpoint:
                 return answer
 
     def _send_reconnecting(
-        self, url: str, form: Sequence[tuple[str, str]], sign: Sign
+        self, url: str, form: Sequence[tuple[str, str]] | None, sign: Sign
     ) -> requests.Response:
         signing = _Signing(sign)
         try:
@@ -208,20 +296,25 @@ class TokenEndpoint:
         return self._send(url, form, signing)
 
     def _send(
-        self, url: str, form: Sequence[tuple[str, str]], signing: _Signing
+        self, url: str, form: Sequence[tuple[str, str]] | None, signing: _Signing
     ) -> requests.Response:
         session = self._ready_session()
-        if self._client_auth.needs_tls and not (self._is_handed_in or self._cert or session.cert):
+        needs_tls = self._client_auth is not None and self._client_auth.needs_tls
+        if needs_tls and not (self._is_handed_in or self._cert or session.cert):
             message = (
-                f"{self} needs a client certificate for {self._client_auth.method!r}: "
-                "give token_cert, or the Client a cert"
+                f"{self} needs a client certificate to know the client by: give token_cert, "
+                "or the Client a cert"
             )
             raise TokenError(message)
+        headers = {"Accept": "application/json"}
+        call = session.get
+        if form is not None:
+            headers.update(self.headers)
+            call = partial(session.post, data=form)
         try:
-            response = session.post(
+            response = call(
                 url,
-                data=form,
-                headers={"Accept": "application/json", **self.headers},
+                headers=headers,
                 # Always one: without it requests would add an entry of .netrc.
                 auth=signing,
                 timeout=self._timeout,
@@ -324,10 +417,13 @@ class TokenEndpoint:
                 ", ".join(sorted(missing)),
             )
 
-    def _error(self, response: requests.Response) -> TokenError:
+    def _error(self, response: requests.Response, name: _Endpoint = "token_endpoint") -> TokenError:
         error, description = find_error(response)
         words = " ".join(filter(None, (str(response.status_code), error)))
-        message = f"{self} answered {words}"
+        place = str(self)
+        if name == "revocation_endpoint" and self._metadata is not None:
+            place = self._place("revocation endpoint", str(self._metadata.revocation_endpoint))
+        message = f"{place} answered {words}"
         if description:
             message += f" ({description})"
         return TokenError(message, response, error=error, error_description=description)
@@ -348,14 +444,18 @@ class _Signing:
             raise
 
 
-def check_url(url: object) -> str:
-    """The token endpoint's URL, if it is one.
+def _unsigned(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def check_url(url: object, name: str = "token_endpoint") -> str:
+    """The endpoint's URL, if it is one.
 
     :raises TypeError: it is missing, or no string.
     :raises ValueError: it is no absolute http or https URL, or has a fragment (RFC 6749 §3.2).
     """
     if not isinstance(url, str):
-        message = f"token_endpoint must be a URL, got {url!r}"
+        message = f"{name} must be a URL, got {url!r}"
         raise TypeError(message)
     try:
         parts = urlsplit(url)
@@ -364,7 +464,7 @@ def check_url(url: object) -> str:
     except ValueError:
         is_good = False
     if not is_good:
-        message = f"token_endpoint must be an http or https URL without a fragment, got {url!r}"
+        message = f"{name} must be an http or https URL without a fragment, got {url!r}"
         raise ValueError(message)
     return url
 

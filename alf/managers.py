@@ -18,6 +18,7 @@ from urllib3.util.retry import Retry
 
 from alf.adapters import survive_fork
 from alf.client_auth import ClientAuth, Credentials, Sign, as_client_auth
+from alf.discovery import check_issuer
 from alf.endpoint import (
     DEFAULT_TIMEOUT,
     Clock,
@@ -140,6 +141,9 @@ class TokenManager:
         the callers, ``blocking``.
     :param token_settle_time: seconds that the API may take to know a new token: one refused
         earlier than that is tried once more before a new one is asked for.
+    :param issuer: the issuer's URL, in place of ``token_endpoint``: its metadata says where that
+        is (RFC 8414). It is read when the first token is asked for.
+    :param revocation_endpoint: URL of the revocation endpoint (RFC 7009); an issuer may say it.
     :param client_auth: how the client says who it is: the name of a method, an object of
         :mod:`alf.client_auth`, or what requests takes as ``auth``.
     :param scope: the scope to ask for (RFC 6749 §3.3): a string, or a sequence of names.
@@ -170,7 +174,9 @@ class TokenManager:
         token_session: requests.Session | None = None,
         token_refresh: Literal["background", "blocking"] = "background",
         token_settle_time: float = 0.0,
-        client_auth: str | tuple[str, str] | ClientAuth | Sign = "client_secret_basic",
+        issuer: str | None = None,
+        revocation_endpoint: str | None = None,
+        client_auth: str | tuple[str, str] | ClientAuth | Sign | None = None,
         scope: str | Sequence[str] | None = None,
         audience: str | None = None,
         resource: str | Sequence[str] | None = None,
@@ -197,12 +203,22 @@ class TokenManager:
         client_id = _check_text("client_id", client_id)
         if client_secret is not None and not callable(client_secret):
             _check_text("client_secret", client_secret)
-        auth = as_client_auth(client_auth, client_secret)
-        token_endpoint = check_url(token_endpoint)
+        if issuer is not None and token_endpoint is not None:
+            message = "issuer says where the token endpoint is: give issuer or token_endpoint"
+            raise TypeError(message)
+        url = check_url(token_endpoint) if issuer is None else check_issuer(issuer)
+        # Where nothing else is said, the issuer is asked how it wants what the client has.
+        has_something = client_secret is not None or token_cert is not None
+        is_asked = issuer is not None and client_auth is None and has_something
+        auth = None if is_asked else as_client_auth(client_auth, client_secret)
+        if revocation_endpoint is not None:
+            check_url(revocation_endpoint, "revocation_endpoint")
         self._endpoint = TokenEndpoint(
-            token_endpoint,
-            Credentials(client_id, client_secret, audience=token_endpoint),
+            url,
+            Credentials(client_id, client_secret, audience=url),
             auth,
+            is_issuer=issuer is not None,
+            revocation_endpoint=revocation_endpoint,
             params=token_form(scope, audience, resource, token_params, auth),
             headers=check_headers(token_headers),
             cert=check_cert(token_cert),
@@ -213,7 +229,7 @@ class TokenManager:
         )
         self._storage: TokenStorage | None = None
         if token_storage is not None:
-            self._storage = TokenStorage(token_storage, f"{token_endpoint}_{client_id}")
+            self._storage = TokenStorage(token_storage, f"{url}_{client_id}")
         self._is_background = token_refresh == "background"
         self._settle_time = token_settle_time
         self._clock = clock
@@ -273,6 +289,30 @@ class TokenManager:
             token = held.token
         self._distrusted = None if token is None else token.access_token
         self._held = None
+
+    def revoke(self) -> None:
+        """Have the server revoke the current token, and forget it, here and in the storage.
+
+        Where there is no token, nothing is done.
+
+        :raises ValueError: the revocation endpoint is not known.
+        :raises TokenError: the server did not revoke the token.
+        :raises requests.exceptions.RequestException: the server could not be reached.
+        """
+        held = self._held
+        if held is not None:
+            token: Token | None = held.token
+        else:
+            token = None if self._storage is None else self._storage.load()
+        if token is None:
+            return
+        self._endpoint.revoke(token.access_token)
+        self._distrusted = token.access_token
+        with self._lock:
+            if self._held is held:
+                self._held = None
+        if self._storage is not None:
+            self._storage.remove(token)
 
     def follow(self, session: requests.Session) -> None:
         """From now on ask with this session's ``verify``, ``cert``, ``proxies``, ``trust_env``."""
@@ -617,6 +657,10 @@ class _ManagerOf07:
 
     def refusal(self, _origin: str) -> _RefusalOf07:
         return _RefusalOf07(self)
+
+    def revoke(self) -> None:
+        message = f"{type(self._manager).__name__} has no way to revoke a token"
+        raise NotImplementedError(message)
 
     def follow(self, session: requests.Session) -> None:
         if hasattr(self._manager, "follow"):

@@ -58,6 +58,19 @@ class TokenStorage:
         except Exception:
             logger.warning("token storage: %s could not be written", self._key, exc_info=True)
 
+    def remove(self, token: Token) -> None:
+        """Remove the entry, if it still is this token, and the storage has a way to do so."""
+        stored = self.load()
+        if stored is None or stored.access_token != token.access_token:
+            return
+        try:
+            if isinstance(self._storage, MutableMapping):
+                self._storage.pop(self._key, None)
+            elif hasattr(self._storage, "delete"):
+                self._storage.delete(self._key)
+        except Exception:
+            logger.warning("token storage: %s could not be removed", self._key, exc_info=True)
+
     @contextlib.contextmanager
     def turn(self, patience: float, is_wanted: Callable[[Token], bool]) -> Iterator[Token | None]:
         """Wait for this process's turn to ask the endpoint, and keep it for the ``with`` block.
