@@ -19,6 +19,7 @@ from urllib3.util.retry import Retry
 from alf.adapters import forget_connections, survive_fork
 from alf.auth import BearerTokenAuth, NoAuth
 from alf.client_auth import ClientAuth, Sign
+from alf.dpop import as_dpop_key, asks_for_nonce
 from alf.managers import Refusal, TokenManager, manage
 from alf.tokens import Token, TokenError
 
@@ -68,6 +69,10 @@ class Client(requests.Session):
     :param token_headers: other headers of the token request.
     :param token_cert: the client certificate for the token request: a path, or a pair of paths
         (certificate, key). By default it is this Client's ``cert``.
+    :param dpop: ``True`` has tokens bound to a new key (DPoP, RFC 9449), which proves with each
+        request that whoever sends the token has the key; a key in place of ``True`` has them
+        bound to that one: a :class:`~alf.dpop.DPoPKey`, or what makes one. Only a key that was
+        given travels with a pickled Client.
     :param token_storage: where to share the token with other processes: any object with
         ``get(key)`` and ``set(key, value)``, or a mutable mapping.
     :param token_retry: how to retry the token request: urllib3's ``Retry``, or a number of
@@ -117,6 +122,7 @@ class Client(requests.Session):
         token_params: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
         token_headers: Mapping[str, str] | None = None,
         token_cert: str | tuple[str, str] | None = None,
+        dpop: Any = None,
         token_storage: Any = None,
         token_retry: Retry | int | None = None,
         token_retries: Retry | int | None = None,
@@ -143,6 +149,8 @@ class Client(requests.Session):
             "token_params": token_params,
             "token_headers": token_headers,
             "token_cert": token_cert,
+            # A key that was given travels with a pickled Client, in a form that can be pickled.
+            "dpop": dpop if isinstance(dpop, bool) else as_dpop_key(dpop),
             "token_storage": token_storage,
             "token_retry": token_retry,
             "token_retries": token_retries,
@@ -158,7 +166,11 @@ class Client(requests.Session):
         self._set_up_token()
 
     def _set_up_token(self) -> None:
-        self._token_manager: TokenManager = manage(self.token_manager_class(**self._token_options))
+        options = dict(self._token_options)
+        self._dpop_key = as_dpop_key(options.pop("dpop", None))
+        if self._dpop_key is not None:
+            options["dpop"] = self._dpop_key
+        self._token_manager: TokenManager = manage(self.token_manager_class(**options))
         self._token_manager.follow(self)
         self._bearer = BearerTokenAuth(self._token_manager.token, self._token_hosts)
         self._refusal_hook = _refusal_hook(self)
@@ -267,12 +279,18 @@ class Client(requests.Session):
             return super().send(request, **kwargs)  # which says what is wrong with it
         token = self._bearer.token_on(request)
         if token is None:
+            if self._dpop_key is not None:
+                self._dpop_key.withdraw(request)
             return super().send(request, **kwargs)
         hooks = request.hooks.get("response") or []
         # A redirect's request is a copy of one that is on its way, our hook included.
         hooks = [hooks] if callable(hooks) else [h for h in hooks if h is not self._refusal_hook]
         refusal: Refusal | None = None
+        nonced: Token | None = None
         while True:
+            if self._dpop_key is not None:
+                # Not before: each hop, and each time that a request is sent, has its own proof.
+                self._dpop_key.prove(request, token)
             try:
                 response = self._send_once(request, hooks, kwargs)
             except _RefusedError as error:
@@ -281,9 +299,15 @@ class Client(requests.Session):
                 if refusal is not None:
                     refusal.accepted(token)
                 return response
-            if refusal is None:
-                refusal = self._token_manager.refusal(_origin(request.url))
-            other = self._other_token(refusal, token, request, refused.response)
+            other: Token | None = None
+            if self._lacks_nonce(refused.response):
+                # RFC 9449 §9: the request once more with the nonce. Another token is no help.
+                if "DPoP-Nonce" in refused.response.headers and nonced is not token:
+                    other = nonced = token if _rewind(request) else None
+            else:
+                if refusal is None:
+                    refusal = self._token_manager.refusal(_origin(request.url))
+                other = self._other_token(refusal, token, request, refused.response)
             if other is None:
                 return self._conclude(request, hooks, refused)
             _drain(refused.response)
@@ -319,7 +343,7 @@ class Client(requests.Session):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Client:
         # These are places, not settings: a copy shares them.
-        for name in ("token_storage", "token_session", "client_secret", "client_auth"):
+        for name in ("token_storage", "token_session", "client_secret", "client_auth", "dpop"):
             place = self._token_options.get(name)
             memo[id(place)] = place
         clone = type(self).__new__(type(self))
@@ -352,6 +376,10 @@ class Client(requests.Session):
             return super().send(request, **kwargs)
         finally:
             request.hooks = {**request.hooks, "response": hooks}
+
+    def _lacks_nonce(self, response: requests.Response) -> bool:
+        """Whether it was not the token that the API refused, but the proof without its nonce."""
+        return self._dpop_key is not None and asks_for_nonce(response)
 
     def _other_token(
         self,
@@ -405,8 +433,11 @@ def _refusal_hook(client: Client) -> Callable[..., None]:
 
     def refuse(response: requests.Response, **kwargs: Any) -> None:
         client = client_reference()
-        is_ours = client is not None and client._bearer.token_on(response.request) is not None
-        if client is not None and is_ours and client.is_token_refused(response):
+        if client is None or client._bearer.token_on(response.request) is None:
+            return
+        if client._dpop_key is not None:
+            client._dpop_key.learn(response)
+        if client.is_token_refused(response) or client._lacks_nonce(response):
             raise _RefusedError(response, kwargs)
 
     return refuse

@@ -11,6 +11,7 @@ import base64
 import json
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -78,7 +79,7 @@ class Credentials:
         return secret
 
 
-class ClientAuth:
+class ClientAuth(ABC):
     """A way for the client to say who it is."""
 
     #: Its name, as RFC 7591 §2 registers it.
@@ -90,6 +91,7 @@ class ClientAuth:
     #: The parameters that it adds to the form.
     params: Collection[str] = ("client_id",)
 
+    @abstractmethod
     def flow(self, credentials: Credentials, url: str, now: float) -> Flow:
         """What signs the request, one try after the other.
 
@@ -97,7 +99,7 @@ class ClientAuth:
         :param url: where the request goes.
         :param now: monotonic time, in seconds.
         """
-        raise NotImplementedError
+        ...
 
 
 class ClientSecretBasic(ClientAuth):

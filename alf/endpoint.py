@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import re
-import ssl
 import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
-from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
@@ -24,8 +19,10 @@ from urllib3.util.retry import Retry
 
 from alf.adapters import forget_connections, retry_for_post
 from alf.answers import find_error, read_body, read_members
+from alf.certificates import thumbprint
 from alf.client_auth import ClientAuth, Credentials, Sign, choose_client_auth
 from alf.discovery import Metadata, metadata_urls, parse_metadata
+from alf.dpop import DPoPKey
 from alf.tokens import Token, TokenError
 
 __all__ = ["Answer", "Clock", "TokenEndpoint"]
@@ -45,8 +42,6 @@ _IDLE = 60.0
 _HARMLESS = frozenset(
     ("Accept", "Accept-Encoding", "Connection", "Content-Length", "Content-Type", "User-Agent")
 )
-
-_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 #: A longer `Retry-After`, in seconds, is not waited for: its answer goes back to the caller.
 _LONGEST_WAIT = 60.0
@@ -80,6 +75,7 @@ class TokenEndpoint:
     :param revocation_endpoint: where tokens are revoked (RFC 7009); by default the issuer says.
     :param params: the pairs of the form, as :func:`token_form` gives them.
     :param headers: headers to send besides ``Accept: application/json``.
+    :param dpop_key: the key to have tokens bound to (RFC 9449); ``None``: to none.
     :param cert: the client certificate, as in requests; ``None``: the session's.
     :param retry: urllib3's ``Retry`` or a number of retries; ``None``: none.
     :param timeout: as in requests: seconds, a pair (connect, read), or ``None``.
@@ -97,6 +93,7 @@ class TokenEndpoint:
         revocation_endpoint: str | None = None,
         params: Sequence[tuple[str, str]],
         headers: Mapping[str, str] | None = None,
+        dpop_key: DPoPKey | None = None,
         cert: str | tuple[str, str] | None = None,
         retry: Retry | int | None = None,
         timeout: float | tuple[float | None, float | None] | None = DEFAULT_TIMEOUT,
@@ -114,6 +111,7 @@ class TokenEndpoint:
             raise ValueError(message)
         self.params = tuple(params)
         self.headers = dict(headers or {})
+        self._dpop_key = dpop_key
         self._cert = cert
         self._retry = Retry(0) if retry is None else retry_for_post(retry)
         self._timeout = check_timeout(timeout)
@@ -142,13 +140,10 @@ class TokenEndpoint:
 
     @property
     def binding(self) -> str:
-        """What tokens of this client may be bound to: how it says who it is, its certificate."""
-        cert = self._cert
-        if cert is None:
-            followed = None if self._followed is None else self._followed()
-            source = self._session if self._is_handed_in else followed
-            cert = None if source is None else source.cert
-        return " ".join(filter(None, (self._method, _thumbprint(cert))))
+        """What makes a token another one: client authentication, key and certificate."""
+        jkt = None if self._dpop_key is None else self._dpop_key.thumbprint
+        x5t = None if self._cert is None else thumbprint(self._cert)
+        return " ".join(filter(None, (self._method, jkt, x5t)))
 
     @property
     def patience(self) -> float:
@@ -221,7 +216,7 @@ class TokenEndpoint:
         if url is None:
             message = f"{self} has no revocation endpoint that is known: give revocation_endpoint"
             raise ValueError(message)
-        return self._post(url, form)
+        return self._post(url, form, self._dpop_key if name == "token_endpoint" else None)
 
     def _discover(self) -> requests.Response | None:
         """Read the issuer's metadata, once; returns the answer of an issuer that is out of order.
@@ -268,13 +263,18 @@ class TokenEndpoint:
             forget_connections(self._session)
         self._answered_at = None
 
-    def _post(self, url: str, form: Sequence[tuple[str, str]]) -> requests.Response:
+    def _post(
+        self, url: str, form: Sequence[tuple[str, str]], dpop_key: DPoPKey | None
+    ) -> requests.Response:
         """The answer to the form, signed in each of the ways that the client has."""
         assert self._client_auth is not None
         flow = self._client_auth.flow(self._credentials, url, self._clock.monotonic())
         sign = next(flow)
         while True:
-            response = self._send_reconnecting(url, form, sign)
+            response = self._send_reconnecting(url, form, sign, dpop_key)
+            if dpop_key is not None and dpop_key.learn(response) and _wants_nonce(response):
+                response = self._send_reconnecting(url, form, sign, dpop_key)
+                dpop_key.learn(response)
             try:
                 sign = flow.send(response)
             except StopIteration as end:
@@ -282,9 +282,13 @@ class TokenEndpoint:
                 return answer
 
     def _send_reconnecting(
-        self, url: str, form: Sequence[tuple[str, str]] | None, sign: Sign
+        self,
+        url: str,
+        form: Sequence[tuple[str, str]] | None,
+        sign: Sign,
+        dpop_key: DPoPKey | None = None,
     ) -> requests.Response:
-        signing = _Signing(sign)
+        signing = _Signing(sign, dpop_key)
         try:
             return self._send(url, form, signing)
         except requests.exceptions.ConnectionError as error:
@@ -398,7 +402,8 @@ class TokenEndpoint:
         if answer.get("error"):
             raise self._error(response)
         try:
-            return Token.from_answer(answer, issued_at)
+            token_type = "Bearer" if self._dpop_key is None else "DPoP"
+            return Token.from_answer(answer, issued_at, token_type)
         except ValueError as reason:
             message = f"the answer of {self} ({response.status_code}) {reason}"
             raise TokenError(message, response) from None
@@ -432,16 +437,25 @@ class TokenEndpoint:
 class _Signing:
     """What signs a try, and remembers its failure, so that it is not taken for the network's."""
 
-    def __init__(self, sign: Sign) -> None:
+    def __init__(self, sign: Sign, dpop_key: DPoPKey | None) -> None:
         self._sign = sign
+        self._dpop_key = dpop_key
         self.error: Exception | None = None
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         try:
-            return self._sign(request)
+            request = self._sign(request)
+            if self._dpop_key is not None:
+                self._dpop_key.prove(request)
         except Exception as error:
             self.error = error
             raise
+        return request
+
+
+def _wants_nonce(response: requests.Response) -> bool:
+    """Whether the server wants its nonce in the proof (RFC 9449 §8)."""
+    return find_error(response)[0] == "use_dpop_nonce"
 
 
 def _unsigned(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -467,25 +481,6 @@ def check_url(url: object, name: str = "token_endpoint") -> str:
         message = f"{name} must be an http or https URL without a fragment, got {url!r}"
         raise ValueError(message)
     return url
-
-
-def check_cert(cert: Any) -> Any:
-    """A client certificate as requests takes it.
-
-    :raises TypeError: it is neither a path nor a pair of paths (certificate, key).
-    """
-    is_pair = isinstance(cert, tuple) and len(cert) == 2
-    paths = cert if is_pair else (cert,)
-    if cert is not None and not all(isinstance(path, (str, os.PathLike)) for path in paths):
-        message = (
-            "token_cert must be the path of a file with certificate and key, or a pair of paths, "
-            f"got {type(cert).__name__}"
-        )
-        raise TypeError(message)
-    if cert is None:
-        return None
-    texts = tuple(os.fspath(path) for path in paths)
-    return texts if is_pair else texts[0]
 
 
 def check_timeout(timeout: Any) -> Any:
@@ -527,19 +522,6 @@ def _without_secrets(request: Any) -> Any:
     for name in set(shown.headers) - _HARMLESS:
         del shown.headers[name]
     return shown
-
-
-def _thumbprint(cert: Any) -> str:
-    """The certificate's SHA-256 thumbprint (RFC 8705 §3.1), or its path if unreadable."""
-    if cert is None:
-        return ""
-    path = cert[0] if isinstance(cert, tuple) else cert
-    try:
-        found = _CERTIFICATE.search(Path(path).read_text("ascii", "replace"))
-        der = ssl.PEM_cert_to_DER_cert("" if found is None else found[0])
-    except (OSError, ValueError):
-        return str(path)
-    return hashlib.sha256(der).hexdigest()
 
 
 def _urllib3_error(error: requests.exceptions.RequestException) -> HTTPError | None:

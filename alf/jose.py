@@ -66,9 +66,6 @@ class SigningKey:
             raise ValueError(message)
         self.algorithm = algorithm
 
-    def __repr__(self) -> str:
-        return f"<SigningKey {self.algorithm}>"
-
     def __deepcopy__(self, memo: dict[int, Any]) -> SigningKey:
         return self
 

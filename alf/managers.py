@@ -17,13 +17,14 @@ import requests
 from urllib3.util.retry import Retry
 
 from alf.adapters import survive_fork
+from alf.certificates import check_cert
 from alf.client_auth import ClientAuth, Credentials, Sign, as_client_auth
 from alf.discovery import check_issuer
+from alf.dpop import as_dpop_key
 from alf.endpoint import (
     DEFAULT_TIMEOUT,
     Clock,
     TokenEndpoint,
-    check_cert,
     check_url,
     retry_after,
 )
@@ -152,6 +153,7 @@ class TokenManager:
     :param token_params: other parameters of the token request, a mapping or pairs; a
         ``grant_type`` takes the place of ``client_credentials``.
     :param token_headers: other headers of the token request.
+    :param dpop: whether to have tokens bound to a key (RFC 9449), or the key to bind them to.
     :param token_cert: the client certificate of the token request, as ``cert`` of requests.
     :param clock: what tells the time; for tests.
     :raises TypeError: an argument is missing or of the wrong type.
@@ -183,6 +185,7 @@ class TokenManager:
         token_params: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
         token_headers: Mapping[str, str] | None = None,
         token_cert: str | tuple[str, str] | None = None,
+        dpop: Any = None,
         clock: Clock = time,
     ) -> None:
         if token_retry is not None and token_retries is not None:
@@ -221,6 +224,7 @@ class TokenManager:
             revocation_endpoint=revocation_endpoint,
             params=token_form(scope, audience, resource, token_params, auth),
             headers=check_headers(token_headers),
+            dpop_key=as_dpop_key(dpop),
             cert=check_cert(token_cert),
             retry=token_retries if token_retry is None else token_retry,
             timeout=_one_timeout(token_timeout, token_request_params),
@@ -229,7 +233,8 @@ class TokenManager:
         )
         self._storage: TokenStorage | None = None
         if token_storage is not None:
-            self._storage = TokenStorage(token_storage, f"{url}_{client_id}")
+            key = f"{url}_{client_id}_{self._endpoint.binding}"
+            self._storage = TokenStorage(token_storage, key)
         self._is_background = token_refresh == "background"
         self._settle_time = token_settle_time
         self._clock = clock

@@ -22,6 +22,7 @@ import trustme
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from requests.auth import AuthBase, HTTPDigestAuth
+from urllib3.exceptions import ProtocolError
 from urllib3.util.retry import Retry
 
 from alf import Client, TokenError
@@ -566,6 +567,26 @@ def test_the_certificate_of_the_token_request_is_for_that_alone(
     ]
 
 
+def test_a_stored_token_is_for_the_certificate_that_it_was_asked_for_with(
+    make_client: MakeClient, tokens: TokenServer, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    first, again, second, junk = (tmp_path / name for name in ("1.pem", "1b.pem", "2.pem", "junk"))
+    authority.issue_cert("1.example.com").private_key_and_cert_chain_pem.write_to_path(str(first))
+    again.write_bytes(first.read_bytes())
+    authority.issue_cert("2.example.com").private_key_and_cert_chain_pem.write_to_path(str(second))
+    junk.write_text("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----")
+    storage: dict[str, Any] = {}
+    seen = [
+        make_client(token_storage=storage, token_cert=cert).token.access_token
+        for cert in (first, (again, again), second, junk, junk, None)
+    ]
+    assert seen == [f"token-{number}" for number in (1, 1, 2, 3, 3, 4)]
+    nowhere = make_client(token_storage=storage, token_cert=tmp_path / "nowhere")
+    with pytest.raises(OSError, match="nowhere"):
+        nowhere.renew_token()
+
+
 def test_a_session_that_was_handed_in_may_know_the_certificate(
     make_client: MakeClient, certificates: Certificates
 ) -> None:
@@ -653,6 +674,28 @@ def test_what_the_callable_raises_reaches_the_caller(
     assert failure.value.request == "the vault's"
     assert not tokens.requests
     assert not api.requests
+
+
+def test_what_signs_may_fail_like_a_network(make_client: MakeClient, tokens: TokenServer) -> None:
+    error = requests.exceptions.ConnectionError(
+        ProtocolError("the vault hung up"), request="the vault's"
+    )
+    calls: list[None] = []
+
+    def sign(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        calls.append(None)
+        if len(calls) > 1:
+            raise error
+        return request
+
+    client = make_client(client_auth=sign, client_secret=None)
+    client.renew_token()
+    # By now there is a connection that was kept alive, and this is not its end.
+    with pytest.raises(requests.exceptions.ConnectionError, match="the vault hung up") as failure:
+        client.renew_token()
+    assert failure.value is error
+    assert failure.value.request == "the vault's"
+    assert len(calls) == 2
 
 
 def test_a_callable_that_raises_counts_as_a_failure(make_client: MakeClient, clock: Any) -> None:

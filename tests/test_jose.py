@@ -139,6 +139,18 @@ def test_a_callable_that_signs(make_client: MakeClient, tokens: TokenServer) -> 
     assert repr(copy.deepcopy(way)) == "PrivateKeyJWT(algorithm='ES256', key_id=None)"
 
 
+def sign_with_p256(signing_input: bytes) -> bytes:
+    return jwt.get_algorithm_by_name("ES256").sign(signing_input, P256)
+
+
+def test_a_callable_travels_if_it_can(make_client: MakeClient, tokens: TokenServer) -> None:
+    way = pickle.loads(pickle.dumps(PrivateKeyJWT(key=sign_with_p256, algorithm="ES256")))
+    header_once_used(make_client, tokens, way, P256.public_key())
+    stuck = PrivateKeyJWT(key=lambda _signing_input: b"", algorithm="ES256")
+    with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
+        pickle.dumps(stuck)
+
+
 def test_a_callable_that_signs_to_no_bytes_is_told_so(make_client: MakeClient) -> None:
     way = PrivateKeyJWT(key=lambda _signing_input: "signature", algorithm="ES256")
     with pytest.raises(TypeError, match="must return bytes, got str"):

@@ -1,0 +1,145 @@
+"""Tokens bound to a key, and the proofs that go out with them (DPoP, RFC 9449)."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from alf.jose import SigningKey, base64url, encode_jwt, generate_key
+from alf.tokens import Token
+
+__all__ = ["DPoPKey"]
+
+#: Servers whose nonces are kept. Who calls more of them asks some once more.
+_MOST_NONCES = 1000
+
+
+class DPoPKey:
+    """The key that tokens are bound to: ``dpop=DPoPKey(key=…)``. Needs the extra ``jwt``.
+
+    It travels with a Client that is pickled, and may be shared by several: processes that share
+    tokens by a storage have to share the key, too.
+
+    :param key: the private key: PEM text, the path of a file with it, a JWK as a mapping or as
+        text, or a key of ``cryptography``; ``None``: a new one, on the curve P-256.
+    :param algorithm: such as ``ES256`` or ``RS256``; by default the JWK's own, or the usual one
+        for the key.
+    :raises TypeError: the key is of another type.
+    :raises ValueError: the key cannot be read, is encrypted, or of another kind than the
+        algorithm wants.
+    :raises ImportError: the extra is not installed.
+    """
+
+    def __init__(self, key: Any = None, *, algorithm: str | None = None) -> None:
+        if callable(key):
+            message = "a DPoP key must be a key, not a callable: its public half is in each proof"
+            raise TypeError(message)
+        self._key = SigningKey(generate_key() if key is None else key, algorithm)
+        #: The last nonce of each server (RFC 9449 §8.2), by its origin.
+        self._nonces: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"<DPoPKey {self._key.algorithm} {self.thumbprint}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What servers said is for this process.
+        return {**self.__dict__, "_nonces": {}}
+
+    @property
+    def thumbprint(self) -> str:
+        """The SHA-256 thumbprint of the public key, known as ``jkt`` (RFC 9449 §6)."""
+        return self._key.thumbprint
+
+    def prove(self, request: requests.PreparedRequest, token: Token | None = None) -> None:
+        """Write a new proof on the request: of this key, and of the token that is on it."""
+
+        def make() -> str:
+            return self._make_proof(request.method or "", request.url or "", token)
+
+        request.headers["DPoP"] = _Proof(make(), make)
+
+    def withdraw(self, request: requests.PreparedRequest) -> None:
+        """Take a proof off the request, if there is one."""
+        if isinstance(request.headers.get("DPoP"), _Proof):
+            del request.headers["DPoP"]
+
+    def learn(self, response: requests.Response) -> bool:
+        """Keep the nonce that the server handed out (RFC 9449 §8.2); whether it did."""
+        nonce = response.headers.get("DPoP-Nonce")
+        if nonce is None:
+            return False
+        origin = _origin(response.request.url or "")
+        if len(self._nonces) >= _MOST_NONCES and origin not in self._nonces:
+            self._nonces = {}
+        self._nonces[origin] = nonce
+        return True
+
+    def _make_proof(self, method: str, url: str, token: Token | None) -> str:
+        claims: dict[str, Any] = {
+            "jti": str(uuid.uuid4()),
+            "htm": method,
+            "htu": f"{_origin(url)}{urlsplit(url).path or '/'}",
+            "iat": int(time.time()),
+        }
+        if token is not None:
+            claims["ath"] = base64url(hashlib.sha256(token.access_token.encode()).digest())
+        nonce = self._nonces.get(_origin(url))
+        if nonce is not None:
+            claims["nonce"] = nonce
+        header = {"typ": "dpop+jwt", "alg": self._key.algorithm, "jwk": self._key.public_jwk}
+        return encode_jwt(claims, header, self._key.sign)
+
+
+class _Proof(str):
+    """The header with a proof, which is another one each time it is written to the wire.
+
+    No server takes a proof twice, and adapters may send a request again (urllib3's retries).
+    """
+
+    __slots__ = ("_is_used", "_make")
+    _is_used: bool
+    _make: Callable[[], str]
+
+    def __new__(cls, proof: str, make: Callable[[], str]) -> _Proof:
+        header = super().__new__(cls, proof)
+        header._is_used = False
+        header._make = make
+        return header
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return (str, (str(self),))
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        """What http.client asks for as it writes the header."""
+        proof = self._make() if self._is_used else str(self)
+        self._is_used = True
+        return proof.encode(encoding, errors)
+
+
+def as_dpop_key(dpop: Any) -> DPoPKey | None:
+    """The key that ``dpop=`` means: a new one for ``True``, none for ``False``.
+
+    Raises as :class:`DPoPKey`.
+    """
+    if dpop is None or dpop is False:
+        return None
+    if isinstance(dpop, DPoPKey):
+        return dpop
+    return DPoPKey(None if dpop is True else dpop)
+
+
+def asks_for_nonce(response: requests.Response) -> bool:
+    """Whether an API wants the request again, with the nonce that it hands out (RFC 9449 §9)."""
+    challenge = response.headers.get("WWW-Authenticate", "")
+    return response.status_code == 401 and "use_dpop_nonce" in challenge
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
