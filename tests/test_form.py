@@ -53,7 +53,7 @@ def test_a_grant_type_of_the_users_own(make_client: MakeClient, tokens: TokenSer
 
 
 def test_every_request_has_the_headers(make_client: MakeClient, tokens: TokenServer) -> None:
-    client = make_client(token_headers={"x-merchant-id": "42", "accept": "*/*"})
+    client = make_client(token_headers={"x-merchant-id": "42", "accept": "*/*", "x-empty": ""})
     client.renew_token()
     client.renew_token()
     for request in tokens.requests:
@@ -91,7 +91,10 @@ def test_every_request_has_the_headers(make_client: MakeClient, tokens: TokenSer
         ({"token_headers": {"authorization": "Basic x"}}, ValueError, "must not hold auth"),
         ({"token_headers": {"DPoP": "x"}}, ValueError, "must not hold DPoP"),
         ({"token_headers": {"a": "1\r\nb: 2"}}, ValueError, "token_headers: 'a'"),
-        ({"token_headers": {"a b\n": "1"}}, ValueError, "token_headers: 'a b"),
+        ({"token_headers": {"a": " 1"}}, ValueError, "token_headers: 'a'"),
+        ({"token_headers": {"a": "漢"}}, ValueError, "token_headers: 'a'"),
+        ({"token_headers": {"a b": "1"}}, ValueError, "token_headers: 'a b'"),
+        ({"token_headers": {"": "1"}}, ValueError, "token_headers: ''"),
         ({"token_cert": 7}, TypeError, "token_cert must be the path"),
         ({"token_cert": ("cert", "key", "more")}, TypeError, "token_cert must be the path"),
         ({"token_cert": ("cert", None)}, TypeError, "token_cert must be the path"),

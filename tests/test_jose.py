@@ -191,7 +191,7 @@ ENCRYPTED = [
         (ENCRYPTED[1], None, ValueError, "is encrypted"),
         (PUBLIC, None, ValueError, "no private key in the PEM"),
         (f"-----BEGIN PRIVATE KEY-----\n{SECRET_TEXT}", None, ValueError, "no private key"),
-        (RSA.public_key(), None, TypeError, "must be a private key .* got RSAPublicKey"),
+        (RSA.public_key(), None, TypeError, "must be a private key .* got .*RSAPublicKey"),
         (jwk_of(P256.public_key()), None, TypeError, "must be a private key"),
         ({**jwk_of(P256), "d": SECRET_TEXT}, None, ValueError, "no key in the JWK"),
         ({"d": SECRET_TEXT}, None, ValueError, "no key in the JWK"),
@@ -204,9 +204,9 @@ ENCRYPTED = [
         (Path("nowhere/key.pem"), None, ValueError, "nowhere/key.pem cannot be read: No such"),
         (7, None, TypeError, "got int"),
         (None, None, TypeError, "got NoneType"),
-        (ed448.Ed448PrivateKey.generate(), None, TypeError, "got Ed448PrivateKey"),
+        (ed448.Ed448PrivateKey.generate(), None, TypeError, "got .*Ed448PrivateKey"),
         (ec.generate_private_key(ec.SECP256K1()), None, TypeError, "P-256, P-384 or P-521"),
-        (pem(dsa.generate_private_key(2048)), None, TypeError, "got DSAPrivateKey"),
+        (pem(dsa.generate_private_key(2048)), None, TypeError, "got .*DSAPrivateKey"),
     ],
 )
 def test_what_is_no_usable_key_is_an_error_at_construction(
