@@ -300,7 +300,7 @@ class Client(requests.Session):
                     refusal.accepted(token)
                 return response
             other: Token | None = None
-            if self._lacks_nonce(refused.response):
+            if self._dpop_key is not None and asks_for_nonce(refused.response):
                 # RFC 9449 §9: the request once more with the nonce. Another token is no help.
                 if "DPoP-Nonce" in refused.response.headers and nonced is not token:
                     other = nonced = token if _rewind(request) else None
@@ -377,10 +377,6 @@ class Client(requests.Session):
         finally:
             request.hooks = {**request.hooks, "response": hooks}
 
-    def _lacks_nonce(self, response: requests.Response) -> bool:
-        """Whether it was not the token that the API refused, but the proof without its nonce."""
-        return self._dpop_key is not None and asks_for_nonce(response)
-
     def _other_token(
         self,
         refusal: Refusal,
@@ -435,9 +431,11 @@ def _refusal_hook(client: Client) -> Callable[..., None]:
         client = client_reference()
         if client is None or client._bearer.token_on(response.request) is None:
             return
+        is_refused = client.is_token_refused(response)
         if client._dpop_key is not None:
             client._dpop_key.learn(response)
-        if client.is_token_refused(response) or client._lacks_nonce(response):
+            is_refused = is_refused or asks_for_nonce(response)
+        if is_refused:
             raise _RefusedError(response, kwargs)
 
     return refuse

@@ -39,7 +39,8 @@ def check_issuer(issuer: object) -> str:
         message = f"issuer must be a URL, got {issuer!r}"
         raise TypeError(message)
     if not _is_safe(issuer) or any(mark in issuer for mark in "?#@"):
-        message = f"issuer must be an https URL and no more than host and path, got {issuer!r}"
+        shown = issuer.rpartition("@")[2]
+        message = f"issuer must be an https URL of no more than host and path, got {shown!r}"
         raise ValueError(message)
     return issuer
 

@@ -8,7 +8,6 @@ import importlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +123,13 @@ def hmac_signer(algorithm: str, secret: str) -> Callable[[bytes], bytes]:
     if algorithm not in _HMAC:
         message = f"algorithm must be one of {', '.join(_HMAC)}, got {algorithm!r}"
         raise ValueError(message)
-    return partial(_algorithm(algorithm).sign, key=secret.encode())
+    hmac = _algorithm(algorithm)
+
+    def sign(signing_input: bytes) -> bytes:
+        signature: bytes = hmac.sign(signing_input, secret.encode())
+        return signature
+
+    return sign
 
 
 def generate_key() -> Any:

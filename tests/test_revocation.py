@@ -142,6 +142,21 @@ def test_a_newer_token_in_the_storage_stays(
     assert client.token.access_token == "token-2"
 
 
+def test_a_token_that_was_got_meanwhile_stays(
+    revoking: MakeClient, revocations: list[Request], tokens: TokenServer
+) -> None:
+    client = revoking(token_storage={})
+    client.renew_token()
+
+    def renew(_request: Request) -> Reply:
+        client.renew_token()
+        return Reply(200)
+
+    tokens.replies = [renew]
+    client.revoke_token()
+    assert client.token.access_token == "token-2"
+
+
 def test_a_storage_in_trouble_keeps_no_token_from_being_revoked(
     revoking: MakeClient, revocations: list[Request]
 ) -> None:
