@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import trustme
+from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
+
+from tests.integration.apis import AuthorizationServer, ProtectedApi
+from tests.integration.programs import OIDC_PROVIDER, ROOT, node_command, running_program
+from tests.servers import running
+
+#: Nothing in it survives HTTP Basic unless both sides encode and decode as RFC 6749 §2.3.1 says.
+UGLY_SECRET = "a:b%/+= c"
+
+#: Every server knows these; the tokens of "short" live two seconds.
+CLIENTS: list[dict[str, Any]] = [
+    {"client_id": "client", "client_secret": UGLY_SECRET},
+    {"client_id": "short", "client_secret": UGLY_SECRET, "access_token_ttl": 2},
+    {"client_id": "resource-server", "client_secret": "secret"},
+]
+
+#: The API whose tokens are JWTs, in oidc-provider.
+JWT_RESOURCE = "https://api.example.com/"
+
+
+@pytest.fixture(scope="session")
+def client_keys() -> dict[str, Key]:
+    """The keys that clients sign their assertions with, by algorithm."""
+    rsa = RSAKey.generate_key(2048)
+    return {
+        "RS256": rsa,
+        "PS256": rsa,
+        "ES256": ECKey.generate_key("P-256"),
+        "EdDSA": OKPKey.generate_key("Ed25519"),
+    }
+
+
+@pytest.fixture(scope="session")
+def certificate_authority() -> trustme.CA:
+    """Vouches for the servers, and for the clients that it has given a certificate."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def oidc_provider(
+    client_keys: dict[str, Key], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AuthorizationServer]:
+    """oidc-provider, with a client for each method that needs no TLS."""
+    clients = [
+        *CLIENTS,
+        {
+            "client_id": "post",
+            "client_secret": UGLY_SECRET,
+            "token_endpoint_auth_method": "client_secret_post",
+        },
+        {
+            "client_id": "secret-jwt",
+            "client_secret": "a secret of more than 32 bytes, as HS256 wants it",
+            "token_endpoint_auth_method": "client_secret_jwt",
+        },
+        {"client_id": "public", "token_endpoint_auth_method": "none"},
+        {"client_id": "dpop", "client_secret": UGLY_SECRET, "dpop_bound_access_tokens": True},
+        *(
+            {
+                "client_id": algorithm,
+                "token_endpoint_auth_method": "private_key_jwt",
+                "token_endpoint_auth_signing_alg": algorithm,
+                "jwks": {"keys": [key.as_dict(private=False)]},
+            }
+            for algorithm, key in client_keys.items()
+        ),
+    ]
+    resources = {
+        JWT_RESOURCE: {"scope": "read write", "accessTokenFormat": "jwt", "accessTokenTTL": 2}
+    }
+    configuration = {"clients": clients, "resources": resources}
+    folder = tmp_path_factory.mktemp("oidc-provider")
+    with running_program(node_command(), configuration, folder, OIDC_PROVIDER) as url:
+        yield AuthorizationServer(url)
+
+
+@pytest.fixture(scope="session")
+def django_oauth_toolkit(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[AuthorizationServer]:
+    folder = tmp_path_factory.mktemp("django-oauth-toolkit")
+    configuration = {"clients": CLIENTS, "folder": str(folder)}
+    command = [sys.executable, "-m", "tests.integration.django_server"]
+    with running_program(command, configuration, folder, ROOT) as url:
+        yield AuthorizationServer(url)
+
+
+@pytest.fixture(scope="session")
+def authlib_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthorizationServer]:
+    folder = tmp_path_factory.mktemp("authlib")
+    command = [sys.executable, "-m", "tests.integration.authlib_server"]
+    with running_program(command, {"clients": CLIENTS}, folder, ROOT) as url:
+        yield AuthorizationServer(url)
+
+
+@pytest.fixture(params=["oidc_provider", "django_oauth_toolkit", "authlib_server"])
+def authorization_server(request: pytest.FixtureRequest) -> AuthorizationServer:
+    """Each of the servers in turn."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def protected_api(authorization_server: AuthorizationServer) -> Iterator[ProtectedApi]:
+    with running(ProtectedApi(authorization_server)) as server:
+        yield server

@@ -1,0 +1,96 @@
+"""What holds with each authorization server: a token's whole life, seen from both ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from alf import Client, TokenError
+from tests.integration.apis import AuthorizationServer, ProtectedApi
+from tests.integration.conftest import UGLY_SECRET
+
+pytestmark = pytest.mark.integration
+
+
+def client_of(server: AuthorizationServer, client_id: str = "client", **options: Any) -> Client:
+    given: dict[str, Any] = {
+        "token_endpoint": server.token_endpoint,
+        "client_id": client_id,
+        "client_secret": UGLY_SECRET,
+        **options,
+    }
+    return Client(**given)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_the_first_call_gets_a_token_that_the_server_knows(
+    authorization_server: AuthorizationServer, protected_api: ProtectedApi
+) -> None:
+    with client_of(authorization_server, scope="read") as client:
+        response = client.get(protected_api.url)
+        token = client.token
+    known = response.json()
+    assert (known["active"], known["client_id"], known["scope"]) == (True, "client", "read")
+    assert protected_api.tokens == [token.access_token]
+    assert (token.scope, token.lifetime) == ("read", 300)
+
+
+def test_a_revoked_token_is_replaced_within_the_call(
+    authorization_server: AuthorizationServer, protected_api: ProtectedApi
+) -> None:
+    with client_of(authorization_server, scope="read") as client:
+        revoked = client.token.access_token
+        authorization_server.revoke(revoked, "client", UGLY_SECRET)
+        assert not authorization_server.is_active(revoked)
+        response = client.get(protected_api.url)
+        fresh = client.token.access_token
+    assert response.status_code == 200
+    assert protected_api.tokens == [revoked, fresh]
+    assert authorization_server.introspect(fresh)["scope"] == "read"
+
+
+def test_an_expired_token_is_renewed_before_the_api_sees_it(
+    authorization_server: AuthorizationServer, protected_api: ProtectedApi
+) -> None:
+    with client_of(authorization_server, "short") as client:
+        expired = client.token
+        assert expired.lifetime == 2
+        wait_until(lambda: not authorization_server.is_active(expired.access_token))
+        wait_until(lambda: time.time() >= expired.expires_at)
+        response = client.get(protected_api.url)
+    assert response.status_code == 200
+    assert expired.access_token not in protected_api.tokens
+
+
+@pytest.mark.parametrize("secret", ["wrong", "wr:ong%/+= c"])
+def test_a_wrong_secret_brings_the_servers_own_error_to_the_caller(
+    authorization_server: AuthorizationServer, protected_api: ProtectedApi, secret: str
+) -> None:
+    with client_of(authorization_server, client_secret=secret) as client:
+        response = client.get(protected_api.url)
+        assert response.url == authorization_server.token_endpoint
+        assert response.status_code in (400, 401)
+        assert response.json()["error"] == "invalid_client"
+        client.raise_token_error = True
+        with pytest.raises(TokenError, match=authorization_server.issuer) as caught:
+            client.get(protected_api.url)
+    assert caught.value.error == "invalid_client"
+    assert secret not in str(caught.value)
+    assert protected_api.requests == []
+
+
+def test_the_secret_may_go_in_the_form(
+    authorization_server: AuthorizationServer, protected_api: ProtectedApi
+) -> None:
+    client_id = "post" if "oidc" in str(authorization_server.issuer) else "client"
+    with client_of(authorization_server, client_id, client_auth="client_secret_post") as client:
+        assert client.get(protected_api.url).json()["client_id"] == client_id
