@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from math import inf
 from types import NoneType
 from typing import Any
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import quote, urlencode
 
 import requests
 
@@ -126,7 +126,7 @@ class ClientSecretBasic(ClientAuth):
         secret, response = yield from _with_secret(
             credentials, lambda secret: _Basic(client_id, secret, is_raw)
         )
-        if not can_be_raw or quote_plus(client_id + secret) == client_id + secret:
+        if not can_be_raw or _encoded(client_id + secret) == client_id + secret:
             return response
         tried = (url, client_id, secret)
         is_fruitless = tried == self._fruitless and now < self._fruitless_until
@@ -433,11 +433,17 @@ def _with_secret(
     return secret, response
 
 
+def _encoded(text: str) -> str:
+    # A blank as %20: whoever decodes a form reads that and "+" alike, but some servers decode
+    # percent signs only.
+    return quote(text, safe="")
+
+
 class _Basic:
     """Writes the header of HTTP Basic, id and secret encoded or as they are (RFC 7617)."""
 
     def __init__(self, client_id: str, client_secret: str, is_raw: bool) -> None:
-        encode = str if is_raw else quote_plus
+        encode = str if is_raw else _encoded
         self._pair = f"{encode(client_id)}:{encode(client_secret)}"
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:

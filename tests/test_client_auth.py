@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import unquote, unquote_plus
 
 import jwt
 import pytest
@@ -92,6 +92,18 @@ def test_basic_is_form_encoded_first(
     logins = Logins(tokens, decoded, client_id, secret)
     make_client(token_endpoint=endpoint, client_id=client_id, client_secret=secret).renew_token()
     assert len(logins.seen) == 1
+
+
+def test_a_server_that_decodes_percent_signs_only_understands_a_blank(
+    make_client: MakeClient, tokens: TokenServer, endpoint: str
+) -> None:
+    def percent_decoded(request: Request) -> tuple[str, str]:
+        client_id, secret = basic(request)
+        return unquote(client_id), unquote(secret)
+
+    Logins(tokens, percent_decoded, secret="a%41 +")
+    client = make_client(token_endpoint=endpoint, client_secret="a%41 +")
+    assert client.token.access_token == "token-1"
 
 
 @pytest.mark.parametrize(
