@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,10 @@ from tests.integration.programs import OIDC_PROVIDER, ROOT, node_command, runnin
 from tests.servers import running
 
 #: Nothing in it survives HTTP Basic unless both sides encode and decode as RFC 6749 §2.3.1 says.
-UGLY_SECRET = "a:b%/+= c"
+UGLY_SECRET = "a:b%41/+= c"
+
+#: As long as HS256 wants it.
+LONG_SECRET = f"{UGLY_SECRET} and more than 32 bytes"
 
 #: Every server knows these; the tokens of "short" live two seconds.
 CLIENTS: list[dict[str, Any]] = [
@@ -58,7 +63,7 @@ def oidc_provider(
         },
         {
             "client_id": "secret-jwt",
-            "client_secret": "a secret of more than 32 bytes, as HS256 wants it",
+            "client_secret": LONG_SECRET,
             "token_endpoint_auth_method": "client_secret_jwt",
         },
         {"client_id": "public", "token_endpoint_auth_method": "none"},
@@ -80,6 +85,85 @@ def oidc_provider(
     folder = tmp_path_factory.mktemp("oidc-provider")
     with running_program(node_command(), configuration, folder, OIDC_PROVIDER) as url:
         yield AuthorizationServer(url)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A client's certificate and its key, as files and as the server knows it."""
+
+    certificate: str
+    key: str
+    pem: str
+
+    @property
+    def cert(self) -> tuple[str, str]:
+        """As requests takes it."""
+        return (self.certificate, self.key)
+
+    @property
+    def der(self) -> str:
+        """Base64 of DER: a member of ``x5c`` in a JWK."""
+        return "".join(self.pem.split("-----")[2].split())
+
+
+@pytest.fixture(scope="session")
+def client_certificates(
+    certificate_authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Certificate]:
+    """Certificates of clients: one from an authority, one self-signed, one that nobody knows."""
+    issued = certificate_authority.issue_cert("client.example.com")
+    stranger = certificate_authority.issue_cert("stranger.example.com")
+    # The root of an authority is signed by itself.
+    own = trustme.CA()
+    folder = tmp_path_factory.mktemp("client-certificates")
+    certificates = {}
+    for name, pem, key in (
+        ("issued", issued.cert_chain_pems[0], issued.private_key_pem),
+        ("self-signed", own.cert_pem, own.private_key_pem),
+        ("stranger", stranger.cert_chain_pems[0], stranger.private_key_pem),
+    ):
+        paths = (folder / f"{name}.pem", folder / f"{name}.key")
+        pem.write_to_path(paths[0])
+        key.write_to_path(paths[1])
+        certificates[name] = Certificate(*map(str, paths), pem.bytes().decode())
+    return certificates
+
+
+@pytest.fixture(scope="session")
+def tls_oidc_provider(
+    certificate_authority: trustme.CA,
+    client_certificates: dict[str, Certificate],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[AuthorizationServer]:
+    """oidc-provider over TLS, with clients that are known by their certificates."""
+    own = client_certificates["self-signed"]
+    own_key = ECKey.import_key(Path(own.key).read_bytes()).as_dict(private=False)
+    clients = [
+        *CLIENTS,
+        {
+            "client_id": "issued",
+            "token_endpoint_auth_method": "tls_client_auth",
+            "tls_client_auth_san_dns": "client.example.com",
+            "tls_client_certificate_bound_access_tokens": True,
+        },
+        {
+            "client_id": "self-signed",
+            "token_endpoint_auth_method": "self_signed_tls_client_auth",
+            "jwks": {"keys": [{**own_key, "x5c": [own.der]}]},
+        },
+    ]
+    folder = tmp_path_factory.mktemp("tls-oidc-provider")
+    certificate = certificate_authority.issue_cert("127.0.0.1")
+    ca = folder / "ca.pem"
+    certificate_authority.cert_pem.write_to_path(ca)
+    tls = {
+        "key": certificate.private_key_pem.bytes().decode(),
+        "cert": certificate.cert_chain_pems[0].bytes().decode(),
+        "ca": ca.read_text(),
+    }
+    configuration = {"clients": clients, "tls": tls}
+    with running_program(node_command(), configuration, folder, OIDC_PROVIDER) as url:
+        yield AuthorizationServer(url, verify=str(ca))
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,8 @@ const configuration = {
   jwks: { keys: [signingKey] },
   scopes: ['read', 'write'],
   ttl: {
-    ClientCredentials: (ctx, token, client) => client.access_token_ttl ?? 300,
+    ClientCredentials: (ctx, token, client) =>
+      token.resourceServer?.accessTokenTTL ?? client.access_token_ttl ?? 300,
   },
   clientAuthMethods: [
     'client_secret_basic',
