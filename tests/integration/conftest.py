@@ -68,6 +68,13 @@ def oidc_provider(
         },
         {"client_id": "public", "token_endpoint_auth_method": "none"},
         {"client_id": "dpop", "client_secret": UGLY_SECRET, "dpop_bound_access_tokens": True},
+        {
+            "client_id": "dpop-jwt",
+            "token_endpoint_auth_method": "private_key_jwt",
+            "jwks": {"keys": [client_keys["ES256"].as_dict(private=False)]},
+            "token_endpoint_auth_signing_alg": "ES256",
+            "dpop_bound_access_tokens": True,
+        },
         *(
             {
                 "client_id": algorithm,

@@ -94,3 +94,30 @@ def test_the_secret_may_go_in_the_form(
     client_id = "post" if "oidc" in str(authorization_server.issuer) else "client"
     with client_of(authorization_server, client_id, client_auth="client_secret_post") as client:
         assert client.get(protected_api.url).json()["client_id"] == client_id
+
+
+def test_the_issuer_is_enough_to_find_the_endpoint(
+    authorization_server: AuthorizationServer, protected_api: ProtectedApi
+) -> None:
+    with client_of(
+        authorization_server, token_endpoint=None, issuer=authorization_server.issuer
+    ) as client:
+        assert client.get(protected_api.url).status_code == 200
+
+
+@pytest.mark.parametrize("is_discovered", [True, False])
+def test_revoke_token_revokes_it_at_the_server_and_the_next_call_has_another(
+    authorization_server: AuthorizationServer, protected_api: ProtectedApi, is_discovered: bool
+) -> None:
+    options = (
+        {"issuer": authorization_server.issuer, "token_endpoint": None}
+        if is_discovered
+        else {"revocation_endpoint": authorization_server.revocation_endpoint}
+    )
+    with client_of(authorization_server, **options) as client:
+        revoked = client.token.access_token
+        assert authorization_server.is_active(revoked)
+        client.revoke_token()
+        assert not authorization_server.is_active(revoked)
+        assert client.get(protected_api.url).status_code == 200
+    assert revoked not in protected_api.tokens

@@ -1,4 +1,4 @@
-"""What oidc-provider alone has: assertions, certificates, resource indicators, JWTs, DPoP."""
+"""What oidc-provider alone has: assertions, certificates, resource indicators, JWTs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from joserfc.jwk import Key
 
 from alf import Client, TokenError
 from alf.client_auth import ClientSecretJWT, PrivateKeyJWT
-from tests.integration.apis import AuthorizationServer, DPoPApi, JwtApi, ProtectedApi
+from tests.integration.apis import AuthorizationServer, JwtApi, ProtectedApi
 from tests.integration.conftest import JWT_RESOURCE, LONG_SECRET, UGLY_SECRET, Certificate
 from tests.integration.test_authorization_servers import wait_until
 from tests.servers import running
@@ -25,12 +25,6 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def protected_api(oidc_provider: AuthorizationServer) -> Iterator[ProtectedApi]:
     with running(ProtectedApi(oidc_provider)) as server:
-        yield server
-
-
-@pytest.fixture
-def dpop_api(oidc_provider: AuthorizationServer) -> Iterator[DPoPApi]:
-    with running(DPoPApi(oidc_provider)) as server:
         yield server
 
 
@@ -63,23 +57,32 @@ def test_each_way_to_authenticate_with_a_secret_is_accepted(
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "PS256", "ES256", "EdDSA"])
-@pytest.mark.parametrize("audience", ["endpoint", "issuer"])
-def test_an_assertion_signed_with_a_private_key_is_accepted(
+@pytest.mark.parametrize("is_discovered", [True, False])
+def test_an_assertion_signed_with_a_private_key_is_accepted_and_may_revoke(
     oidc_provider: AuthorizationServer,
     protected_api: ProtectedApi,
     client_keys: dict[str, Key],
     algorithm: str,
-    audience: str,
+    is_discovered: bool,
 ) -> None:
-    client_auth = PrivateKeyJWT(
-        key=client_keys[algorithm].as_pem(private=True),
-        algorithm=algorithm,
-        audience=oidc_provider.issuer if audience == "issuer" else None,
+    key = client_keys[algorithm].as_pem(private=True)
+    endpoints = (
+        {"issuer": oidc_provider.issuer}
+        if is_discovered
+        else {
+            "token_endpoint": oidc_provider.token_endpoint,
+            "revocation_endpoint": oidc_provider.revocation_endpoint,
+        }
     )
     with Client(
-        token_endpoint=oidc_provider.token_endpoint, client_id=algorithm, client_auth=client_auth
+        **endpoints,
+        client_id=algorithm,
+        client_auth=PrivateKeyJWT(key=key, algorithm=algorithm),
     ) as client:
         assert renew_and_call(client, protected_api)["client_id"] == algorithm
+        revoked = client.token.access_token
+        client.revoke_token()
+    assert not oidc_provider.is_active(revoked)
 
 
 def test_an_assertion_signed_with_another_key_brings_the_servers_error(
@@ -98,7 +101,7 @@ def test_an_assertion_signed_with_another_key_brings_the_servers_error(
 
 @pytest.mark.parametrize("name", ["issued", "self-signed"])
 @pytest.mark.parametrize("is_for_the_token_alone", [True, False])
-def test_a_client_is_known_by_its_certificate(
+def test_a_client_is_known_by_its_certificate_and_may_revoke(
     tls_oidc_provider: AuthorizationServer,
     client_certificates: dict[str, Certificate],
     name: str,
@@ -106,15 +109,17 @@ def test_a_client_is_known_by_its_certificate(
 ) -> None:
     cert = client_certificates[name].cert
     with Client(
-        token_endpoint=tls_oidc_provider.token_endpoint,
+        issuer=tls_oidc_provider.issuer,
         client_id=name,
         client_auth="tls_client_auth",
         token_cert=cert if is_for_the_token_alone else None,
     ) as client:
         client.verify = tls_oidc_provider.verify
         client.cert = None if is_for_the_token_alone else cert
-        known = tls_oidc_provider.introspect(client.token.access_token)
-    assert known["client_id"] == name
+        token = client.token.access_token
+        assert tls_oidc_provider.introspect(token)["client_id"] == name
+        client.revoke_token()
+    assert not tls_oidc_provider.is_active(token)
 
 
 def test_a_token_may_be_bound_to_the_certificate(
