@@ -11,8 +11,13 @@ import requests
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, import_key
+from joserfc.jws import JWSRegistry
 
 from tests.servers import Reply, Request, Server
+
+#: A proof holds its key, and an RSA key is longer than the headers that joserfc takes.
+PROOFS = JWSRegistry(algorithms=["ES256", "RS256", "EdDSA"])
+PROOFS.max_header_length = 2048
 
 
 class AuthorizationServer:
@@ -118,6 +123,7 @@ class DPoPApi(Server):
         self.authorization_server = authorization_server
         self.nonce = "nonce-1"
         self.refusals: list[str] = []
+        self.redirects: dict[str, str] = {}
         self._seen: set[str] = set()
 
     def answer(self, request: Request) -> Reply:
@@ -126,14 +132,24 @@ class DPoPApi(Server):
         is_live = scheme == "DPoP" and known["active"]
         error = self.find_fault(request, token, known) if is_live else "invalid_token"
         if error is None:
-            return Reply(body=known, headers={"DPoP-Nonce": self.nonce})
+            headers = {"DPoP-Nonce": self.nonce}
+            if request.path in self.redirects:
+                return Reply(307, headers={**headers, "Location": self.redirects[request.path]})
+            return Reply(body=known, headers=headers)
         self.refusals.append(error)
         challenge = f'DPoP error="{error}", algs="ES256"'
         return Reply(401, b"", {"WWW-Authenticate": challenge, "DPoP-Nonce": self.nonce})
 
     def find_fault(self, request: Request, token: str, known: dict[str, Any]) -> str | None:
         """What is wrong with the proof (RFC 9449 §4.3), as the code of an error."""
-        proof = jwt.decode(request.headers["DPoP"], lambda got: import_key(got.headers()["jwk"]))
+        try:
+            proof = jwt.decode(
+                request.headers["DPoP"] or "",
+                lambda got: import_key(got.headers()["jwk"]),
+                registry=PROOFS,
+            )
+        except JoseError:
+            return "invalid_dpop_proof"
         key, claims = proof.header["jwk"], proof.claims
         digest = hashlib.sha256(token.encode()).digest()
         is_good = (
