@@ -137,7 +137,8 @@ def _parse_host(host: str) -> str:
     ):
         message = f"token_hosts: expected host names such as 'api.example.com', got {host!r}"
         raise ValueError(message)
-    return f"*.{parts.hostname}" if below else parts.hostname.rstrip(".")
+    hostname = parts.hostname.rstrip(".")
+    return f"*.{hostname}" if below else hostname
 
 
 def _as_token(value: str | Token) -> Token:

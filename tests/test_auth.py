@@ -67,6 +67,7 @@ def test_a_token_does_not_follow_to_another_host(echo: Server, session: requests
         (["api.example.com"], "https://xapi.example.com/", False),
         (["*.example.com"], "https://a.example.com/", True),
         (["*.example.com"], "https://a.b.example.com/", True),
+        (["*.example.com."], "https://a.example.com/", True),
         (["*.example.com"], "https://example.com/", False),
         (["*.example.com"], "https://badexample.com/", False),
         (["bücher.example"], "https://xn--bcher-kva.example/", True),
