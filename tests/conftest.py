@@ -11,9 +11,25 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from alf import Client, TokenManager
 from tests.servers import Api, TokenServer, TurnedClock, running
+
+# The same examples each time, so that a run says the same twice. To look for what has not been
+# found yet: pytest tests/properties --hypothesis-profile=search
+settings.register_profile(
+    "alf",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.register_profile(
+    "search", settings.get_profile("alf"), derandomize=False, max_examples=2000
+)
+settings.load_profile("alf")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

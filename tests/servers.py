@@ -64,7 +64,7 @@ class HangUp(Exception):
 class Server:
     """An HTTP/1.1 server on a free loopback port; ``script`` answers each request."""
 
-    def __init__(self, script: Callable[[Request], Reply]) -> None:
+    def __init__(self, script: Callable[[Request], Reply], host: str = "127.0.0.1") -> None:
         self.script = script
         self.requests: list[Request] = []
         self.connections = 0
@@ -143,9 +143,9 @@ class Server:
                 # A client that goes away is not an error of the test.
                 pass
 
-        self._server = Listener(("127.0.0.1", 0), Handler)
+        self._server = Listener((host, 0), Handler)
         self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{host}:{self.port}"
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
         )
@@ -166,6 +166,42 @@ class Server:
         with self._closing:
             is_closed = self._closing.wait_for(lambda: not self._open, timeout=10)
         assert is_closed, f"{self._open} connections are still open"
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class RawServer:
+    """Answers each request by ``answer``, bytes that need not be HTTP, and hangs up."""
+
+    def __init__(self) -> None:
+        self.answer = b""
+        outer = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                size = 0
+                while (line := self.rfile.readline()).strip():
+                    name, _, value = line.partition(b":")
+                    size = int(value) if name.lower() == b"content-length" else size
+                self.rfile.read(size)
+                self.wfile.write(outer.answer)
+
+        class Listener(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+
+            def handle_error(self, *args: Any) -> None:
+                # The client had read enough.
+                pass
+
+        self._server = Listener(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
+        self._thread.start()
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -227,7 +263,7 @@ class Api(Server):
 
 
 @contextlib.contextmanager
-def running(server: Server) -> Iterator[Any]:
+def running(server: Server | RawServer) -> Iterator[Any]:
     try:
         yield server
     finally:
