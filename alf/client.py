@@ -323,6 +323,9 @@ class Client(requests.Session):
         urls: Any = (response.request.url, prepared_request.url)
         if not is_ours or self.should_strip_auth(*urls):
             super().rebuild_auth(prepared_request, response)
+        elif self._bearer.token_on(response.request) is not None:
+            # A copy of what was sent first on that hop, and may have been refused since.
+            prepared_request.headers["Authorization"] = response.request.headers["Authorization"]
 
     def close(self) -> None:
         """Close the connections to the API and to the token endpoint."""

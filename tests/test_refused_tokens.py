@@ -338,6 +338,24 @@ def test_redirects_after_a_healed_hop_carry_the_new_token(revoked: Client, api: 
     ]
 
 
+def test_redirects_after_a_hop_healed_on_the_way_carry_the_new_token(
+    client: Client, tokens: TokenServer, api: Api
+) -> None:
+    def move_and_revoke(_request: Request) -> Reply:
+        tokens.alive.clear()
+        return Reply(302, b"", {"Location": "/b"})
+
+    api.pages["/a"] = move_and_revoke
+    api.pages["/b"] = Reply(302, b"", {"Location": "/c"})
+    assert client.get(f"{api.url}/a").status_code == 200
+    assert [(request.path, request.authorization) for request in api.requests] == [
+        ("/a", "Bearer token-1"),
+        ("/b", "Bearer token-1"),
+        ("/b", "Bearer token-2"),
+        ("/c", "Bearer token-2"),
+    ]
+
+
 # -- when it does not help ---------------------------------------------------------------------
 
 
