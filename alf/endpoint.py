@@ -509,7 +509,7 @@ def retry_after(response: requests.Response) -> float | None:
         return None
     try:
         return Retry().parse_retry_after(value)
-    except InvalidHeader:
+    except (InvalidHeader, ValueError, OverflowError):  # junk, or a date outside the calendar
         return None
 
 

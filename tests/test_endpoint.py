@@ -485,10 +485,19 @@ def test_a_retry_after_that_is_too_long_is_the_callers_to_decide_on(
     assert (len(tokens.requests), retry.slept) == (1, [])
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "in a while",
+        "9" * 5000,
+        "Fri, 31 Dec 99999 23:59:59 GMT",
+        "Fri, 31 Dec 999999999999 23:59:59 GMT",
+    ],
+)
 def test_a_retry_after_that_is_junk_is_none(
-    make_client: MakeClient, tokens: TokenServer, api: Api
+    make_client: MakeClient, tokens: TokenServer, api: Api, value: str
 ) -> None:
-    tokens.replies = [Reply(503, b"", {"Retry-After": "in a while"})]
+    tokens.replies = [Reply(503, b"", {"Retry-After": value})]
     retry = slept_retry(total=3, status_forcelist=[503], backoff_factor=2)
     assert make_client(token_retry=retry).get(api.url).status_code == 200
     assert len(retry.slept) == 1
