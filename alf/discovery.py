@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import requests
 
 from alf.answers import read_members
 
-__all__ = ["Metadata", "check_issuer", "metadata_urls", "parse_metadata"]
+__all__ = ["Metadata", "check_issuer", "metadata_urls", "parse_metadata", "shown_url"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,9 @@ def check_issuer(issuer: object) -> str:
         message = f"issuer must be a URL, got {issuer!r}"
         raise TypeError(message)
     if not _is_safe(issuer) or any(mark in issuer for mark in "?#@"):
-        shown = issuer.rpartition("@")[2]
-        message = f"issuer must be an https URL of no more than host and path, got {shown!r}"
+        message = (
+            f"issuer must be an https URL of no more than host and path, got {shown_url(issuer)!r}"
+        )
         raise ValueError(message)
     return issuer
 
@@ -102,6 +104,13 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def shown_url(url: str) -> str:
+    """As much of a URL as may be shown, whatever its form: neither userinfo nor query."""
+    place, _, rest = re.split("[?#]", url, maxsplit=1)[0].rpartition("@")
+    scheme, slashes, _ = place.partition("//")
+    return f"{scheme}//{rest}" if slashes else rest
 
 
 def _shown(value: object) -> str:

@@ -21,7 +21,7 @@ from alf.adapters import forget_connections, retry_for_post
 from alf.answers import find_error, read_body, read_members
 from alf.certificates import thumbprint
 from alf.client_auth import ClientAuth, Credentials, Sign, choose_client_auth
-from alf.discovery import Metadata, metadata_urls, parse_metadata
+from alf.discovery import Metadata, metadata_urls, parse_metadata, shown_url
 from alf.dpop import DPoPKey
 from alf.tokens import Token, TokenError
 
@@ -327,6 +327,7 @@ class TokenEndpoint:
                 stream=True,
                 cert=self._cert,
             )
+            signing.give_back_target(response)
             with response:
                 read_body(response)
         except requests.exceptions.RequestException as error:
@@ -336,7 +337,6 @@ class TokenEndpoint:
         self._answered_at = self._clock.monotonic()
         # What the caller may get to see holds no secret.
         response.request = _without_secrets(response.request)
-        response._next = None
         return response
 
     def _ready_session(self) -> requests.Session:
@@ -385,12 +385,9 @@ class TokenEndpoint:
 
     def _read_token(self, response: requests.Response, issued_at: float) -> Token:
         if response.status_code >= 300:
-            target = urlsplit(response.headers.get("Location", ""))
-            place = f"{target.scheme}://{target.netloc.rpartition('@')[2]}{target.path}"
-            message = (
-                f"{self} answered {response.status_code}, a redirect to {place!r}, which is never "
-                "followed: expected a 200 with a token"
-            )
+            target = response.headers.get("Location")
+            what = "" if target is None else f", a redirect to {shown_url(target)!r}, not followed"
+            message = f"{self} answered {response.status_code}{what}: expected a 200 with a token"
             raise TokenError(message, response)
         answer = read_members(response)
         if isinstance(answer, str):
@@ -435,14 +432,22 @@ class TokenEndpoint:
 
 
 class _Signing:
-    """What signs a try, and remembers its failure, so that it is not taken for the network's."""
+    """What signs a try, and remembers its failure, so that it is not taken for the network's.
+
+    It also keeps the target of a redirect from requests, which prepares the request to it even
+    where it must not send it: secrets in it, the whole body read before, however long it is, and
+    broken by a target that is no URL.
+    """
 
     def __init__(self, sign: Sign, dpop_key: DPoPKey | None) -> None:
         self._sign = sign
         self._dpop_key = dpop_key
+        self._target: str | None = None
         self.error: Exception | None = None
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        # Not as hooks=, which would take the place of the hooks of a session handed in.
+        request.register_hook("response", self._take_target)
         try:
             request = self._sign(request)
             if self._dpop_key is not None:
@@ -451,6 +456,13 @@ class _Signing:
             self.error = error
             raise
         return request
+
+    def _take_target(self, response: requests.Response, **_kwargs: Any) -> None:
+        self._target = response.headers.pop("Location", None)
+
+    def give_back_target(self, response: requests.Response) -> None:
+        if self._target is not None:
+            response.headers["Location"] = self._target
 
 
 def _wants_nonce(response: requests.Response) -> bool:
@@ -478,7 +490,8 @@ def check_url(url: object, name: str = "token_endpoint") -> str:
     except ValueError:
         is_good = False
     if not is_good:
-        message = f"{name} must be an http or https URL without a fragment, got {url!r}"
+        shown = shown_url(url)
+        message = f"{name} must be an http or https URL without a fragment, got {shown!r}"
         raise ValueError(message)
     return url
 
@@ -519,6 +532,7 @@ def _without_secrets(request: Any) -> Any:
         return None
     shown = request.copy()
     shown.body = None
+    shown.hooks = {"response": []}
     for name in set(shown.headers) - _HARMLESS:
         del shown.headers[name]
     return shown

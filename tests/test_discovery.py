@@ -350,7 +350,7 @@ def test_no_answer_at_all_is_requests_own_error(discover: MakeClient, issuer: Is
         ({"issuer": "http://id.example.com"}, ValueError, "issuer must be an https URL"),
         ({"issuer": "https://id.example.com?x"}, ValueError, "issuer must be an https URL"),
         ({"issuer": "https://id.example.com#x"}, ValueError, "issuer must be an https URL"),
-        ({"issuer": "https://a:b@id.example.com"}, ValueError, "issuer must be an https URL"),
+        ({"issuer": "https://a:b@id.example.com"}, ValueError, "'https://id.example.com'"),
         ({"issuer": "https://[x/"}, ValueError, "issuer must be an https URL"),
         ({"client_secret": None}, TypeError, "client_secret is missing"),
         ({"client_auth": "none"}, TypeError, "has no use for it"),

@@ -6,6 +6,7 @@ import base64
 import datetime
 import email.utils
 import json
+import pickle
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -191,6 +192,19 @@ def test_the_error_response_holds_no_secret(client: Client, tokens: TokenServer,
     assert request.body is None
 
 
+def test_the_error_response_can_be_pickled(
+    make_client: MakeClient, tokens: TokenServer, api: Api
+) -> None:
+    tokens.replies = [Reply(503, {"error": "temporarily_unavailable"})]
+    with pytest.raises(TokenError) as failure:
+        make_client(raise_token_error=True).get(api.url)
+    pickled = pickle.dumps([failure.value, failure.value.response])
+    assert b"top-secret" not in pickled
+    error, response = pickle.loads(pickled)
+    assert str(error) == str(failure.value)
+    assert response.json() == {"error": "temporarily_unavailable"}
+
+
 def test_the_error_response_can_be_raised_instead(
     make_client: MakeClient, tokens: TokenServer, api: Api
 ) -> None:
@@ -299,7 +313,10 @@ def test_an_answer_that_is_a_form(client: Client, tokens: TokenServer) -> None:
         (Reply(200, {"error": "invalid_client"}), "200 invalid_client"),
         (Reply(302, b"", {"Location": "https://login.example.com/x?y"}), "login.example.com/x'"),
         (Reply(307, b"", {"Location": "/elsewhere"}), "redirect"),
-        (Reply(304), "redirect"),
+        (Reply(302, b"", {"Location": "http://[::1"}), "a redirect to 'http://[::1'"),
+        (Reply(302, b"", {"Location": "http://a:s3cr3t@b/c?d"}), "a redirect to 'http://b/c'"),
+        (Reply(302, b"", {"Location": "http://a/\x85"}), r"a redirect to 'http://a/\x85'"),
+        (Reply(304), "304: expected a 200"),
     ],
 )
 def test_what_is_no_usable_token_is_a_token_error(
@@ -318,13 +335,16 @@ def test_what_is_no_usable_token_is_a_token_error(
     assert [request.path for request in tokens.requests] == ["/token", "/token"]
 
 
-def test_no_more_than_a_mebibyte_of_an_answer_is_read(make_client: MakeClient, api: Api) -> None:
+@pytest.mark.parametrize("head", [b"200 OK", b"302 Found\r\nLocation: /elsewhere"])
+def test_no_more_than_a_mebibyte_of_an_answer_is_read(
+    make_client: MakeClient, api: Api, head: bytes
+) -> None:
     served = threading.Event()
 
     def flood(connection: socket.socket) -> None:
         with connection:
             connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+            connection.sendall(b"HTTP/1.1 " + head + b"\r\nContent-Type: application/json\r\n\r\n")
             try:
                 while True:
                     connection.sendall(b" " * 65536)
