@@ -41,7 +41,7 @@ def read_members(response: requests.Response) -> dict[str, Any] | str:
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
-        return f"{len(body)} bytes of {media_type or 'no content type'} that are not JSON"
+        return f"{len(body)} bytes of {_shown(media_type) or 'no content type'} that are not JSON"
     if not isinstance(answer, dict):
         return f"a JSON {type(answer).__name__}"
     return answer
@@ -81,9 +81,13 @@ def _find_error(answer: Mapping[str, Any], depth: int = 3) -> tuple[str | None, 
 
 
 def _first_text(answer: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The first of these members that is text, fit for a log line."""
     for name in names:
         value = answer.get(name)
         if isinstance(value, str) and value:
-            return "".join(c if c.isprintable() else " " for c in value[:500])
+            return _shown(value)
     return None
+
+
+def _shown(text: str) -> str:
+    """The text, fit for a log line."""
+    return "".join(c if c.isprintable() else " " for c in text[:500])

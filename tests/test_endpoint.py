@@ -257,10 +257,17 @@ def test_every_known_shape_of_an_error(
     assert (failure.value.error, failure.value.error_description) == (code, description)
 
 
-def test_an_error_description_cannot_forge_a_log_line(
-    make_client: MakeClient, tokens: TokenServer, api: Api
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(400, {"error": "x", "error_description": "a\nb\x1b[31m" + "c" * 9999}),
+        Reply(200, b"<html>", {"Content-Type": "a/\x1b[31m\x85b" + "c" * 9999}),
+    ],
+)
+def test_an_answer_cannot_forge_a_log_line(
+    make_client: MakeClient, tokens: TokenServer, api: Api, reply: Reply
 ) -> None:
-    tokens.replies = [Reply(400, {"error": "x", "error_description": "a\nb\x1b[31m" + "c" * 9999})]
+    tokens.replies = [reply]
     with pytest.raises(TokenError) as failure:
         make_client(raise_token_error=True).get(api.url)
     assert str(failure.value).isprintable()
