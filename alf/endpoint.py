@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from http.client import HTTPException
 from math import ceil
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
@@ -331,9 +332,16 @@ class TokenEndpoint:
             with response:
                 read_body(response)
         except requests.exceptions.RequestException as error:
-            if error is not signing.error:
-                error.request = _without_secrets(error.request)
-            raise
+            if error is signing.error:
+                raise
+            error.request = _without_secrets(error.request)
+            cause = error.args[0] if error.args else None
+            shown = _shown_cause(cause)
+            if shown is cause:
+                raise
+            error.args = (shown,)
+            # The exceptions before this one show what it showed.
+            raise error from None
         self._answered_at = self._clock.monotonic()
         # What the caller may get to see holds no secret.
         response.request = _without_secrets(response.request)
@@ -536,6 +544,16 @@ def _without_secrets(request: Any) -> Any:
     for name in set(shown.headers) - _HARMLESS:
         del shown.headers[name]
     return shown
+
+
+def _shown_cause(cause: object) -> object:
+    """What urllib3 said, without the query of the URL, and without a piece of the answer."""
+    if isinstance(cause, MaxRetryError) and cause.url is not None:
+        shown = shown_url(cause.url)
+        return cause if shown == cause.url else MaxRetryError(cause.pool, shown, cause.reason)
+    if isinstance(cause, ProtocolError) and isinstance(cause.args[-1], HTTPException):
+        return ProtocolError(f"The answer broke off or is no HTTP: {type(cause.args[-1]).__name__}")
+    return cause
 
 
 def _urllib3_error(error: requests.exceptions.RequestException) -> HTTPError | None:

@@ -9,6 +9,7 @@ import json
 import pickle
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ import urllib3
 from requests.packages.urllib3.util import Retry
 
 from alf import Client, TokenError
-from tests.servers import Api, HangUp, Reply, Request, Server, TokenServer, running
+from tests.servers import Api, HangUp, RawServer, Reply, Request, Server, TokenServer, running
 
 MakeClient = Callable[..., Client]
 
@@ -390,6 +391,31 @@ def test_no_exception_shows_userinfo_or_query_of_the_endpoint(
         with pytest.raises(TokenError) as failure:
             client.get(api.url)
         assert "s3cr3t" not in str(failure.value)
+    tokens.stop()
+    client.close()
+    with pytest.raises(requests.exceptions.ConnectionError) as no_answer:
+        client.get(api.url)
+    assert f"port={tokens.port}): Max retries exceeded with url: /token (" in str(no_answer.value)
+    assert "s3cr3t" not in "".join(traceback.format_exception(no_answer.value))
+
+
+@pytest.mark.parametrize(
+    ("answer", "what"),
+    [
+        (b'{"access_token": "token-x"}', "BadStatusLine"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\ntoken-x", "InvalidChunkLength"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\ntoken-x", "IncompleteRead"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\ntoken-x", "decode"),
+    ],
+)
+def test_no_exception_shows_a_piece_of_a_broken_answer(
+    make_client: MakeClient, api: Api, answer: bytes, what: str
+) -> None:
+    with running(RawServer()) as server:
+        server.answer = answer
+        with pytest.raises(requests.exceptions.RequestException, match=what) as failure:
+            make_client(token_endpoint=server.url).get(api.url)
+    assert "token-x" not in "".join(traceback.format_exception(failure.value))
 
 
 # -- retries -----------------------------------------------------------------------------------
