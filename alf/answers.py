@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -61,29 +61,40 @@ _ERROR_DESCRIPTIONS = (
 _ERROR_PARENTS = ("errors", "error", "fault", "response", "detail")
 
 
-def find_error(response: requests.Response) -> tuple[str | None, str | None]:
-    """The error code and its description, where the answer has them."""
+def find_error(
+    response: requests.Response, secrets: Collection[str] = ()
+) -> tuple[str | None, str | None]:
+    """The error code and its description, where the answer has them.
+
+    :param secrets: what must not be shown: some gateways cite what they were sent.
+    """
     answer = read_members(response)
-    return (None, None) if isinstance(answer, str) else _find_error(answer)
+    return (None, None) if isinstance(answer, str) else _find_error(answer, secrets)
 
 
-def _find_error(answer: Mapping[str, Any], depth: int = 3) -> tuple[str | None, str | None]:
-    code = _first_text(answer, _ERROR_CODES)
-    description = _first_text(answer, _ERROR_DESCRIPTIONS)
+def _find_error(
+    answer: Mapping[str, Any], secrets: Collection[str], depth: int = 3
+) -> tuple[str | None, str | None]:
+    code = _first_text(answer, _ERROR_CODES, secrets)
+    description = _first_text(answer, _ERROR_DESCRIPTIONS, secrets)
     for name in _ERROR_PARENTS if depth else ():
         nested = answer.get(name)
         if isinstance(nested, list) and nested:
             nested = nested[0]
         if isinstance(nested, Mapping):
-            inner_code, inner_description = _find_error(nested, depth - 1)
+            inner_code, inner_description = _find_error(nested, secrets, depth - 1)
             code, description = inner_code or code, inner_description or description
     return code, description
 
 
-def _first_text(answer: Mapping[str, Any], names: Sequence[str]) -> str | None:
+def _first_text(
+    answer: Mapping[str, Any], names: Sequence[str], secrets: Collection[str]
+) -> str | None:
     for name in names:
         value = answer.get(name)
         if isinstance(value, str) and value:
+            for secret in secrets:
+                value = value.replace(secret, "***")
             return _shown(value)
     return None
 

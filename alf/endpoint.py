@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import logging
 import time
 import weakref
@@ -11,7 +13,7 @@ from functools import partial
 from http.client import HTTPException
 from math import ceil
 from typing import Any, Literal, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 import requests
 import urllib3
@@ -39,10 +41,25 @@ DEFAULT_TIMEOUT = 10.0
 #: have forgotten it, and not every router says so.
 _IDLE = 60.0
 
-#: Headers of the token request that may be shown: a key may be in any of the others.
+#: Headers of the token request, and members of its form, that may be shown: a key may be in any
+#: of the others.
 _HARMLESS = frozenset(
     ("Accept", "Accept-Encoding", "Connection", "Content-Length", "Content-Type", "User-Agent")
 )
+_HARMLESS_MEMBERS = frozenset(
+    (
+        "audience",
+        "client_assertion_type",
+        "client_id",
+        "grant_type",
+        "resource",
+        "scope",
+        "token_type_hint",
+    )
+)
+
+#: Shorter secrets are not looked for in texts: they may be words.
+_SHORTEST_SECRET = 8
 
 #: A longer `Retry-After`, in seconds, is not waited for: its answer goes back to the caller.
 _LONGEST_WAIT = 60.0
@@ -122,6 +139,9 @@ class TokenEndpoint:
         self._clock = clock
         self._answered_at: float | None = None
         self._scope_granted: str | None = None
+        #: The secrets in the requests of these answers.
+        self._sent: weakref.WeakKeyDictionary[requests.Response, list[str]]
+        self._sent = weakref.WeakKeyDictionary()
 
     @property
     def client_id(self) -> str:
@@ -344,6 +364,7 @@ class TokenEndpoint:
             raise error from None
         self._answered_at = self._clock.monotonic()
         # What the caller may get to see holds no secret.
+        self._sent[response] = _secrets_of(response.request)
         response.request = _without_secrets(response.request)
         return response
 
@@ -428,7 +449,7 @@ class TokenEndpoint:
             )
 
     def _error(self, response: requests.Response, name: _Endpoint = "token_endpoint") -> TokenError:
-        error, description = find_error(response)
+        error, description = find_error(response, self._sent[response])
         words = " ".join(filter(None, (str(response.status_code), error)))
         place = str(self)
         if name == "revocation_endpoint" and self._metadata is not None:
@@ -544,6 +565,27 @@ def _without_secrets(request: Any) -> Any:
     for name in set(shown.headers) - _HARMLESS:
         del shown.headers[name]
     return shown
+
+
+def _secrets_of(request: Any) -> list[str]:
+    """What the request held that nobody else must see, the longest first."""
+    if not isinstance(request, requests.PreparedRequest):
+        return []
+    found: set[str] = set()
+    for name in set(request.headers) - _HARMLESS:
+        value = str(request.headers[name])
+        scheme, _, credentials = value.partition(" ")
+        found |= {value, credentials}
+        if scheme == "Basic":
+            with contextlib.suppress(ValueError):  # of the user's own making
+                found.add(base64.b64decode(credentials).decode().partition(":")[2])
+    body = request.body.decode() if isinstance(request.body, bytes) else request.body
+    for member in body.split("&") if isinstance(body, str) else ():
+        name, _, value = member.partition("=")
+        if name not in _HARMLESS_MEMBERS:
+            found.add(value)
+    found |= {unquote_plus(secret) for secret in found}
+    return sorted((s for s in found if len(s) >= _SHORTEST_SECRET), key=len, reverse=True)
 
 
 def _shown_cause(cause: object) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import email.utils
 import json
@@ -273,6 +274,47 @@ def test_an_answer_cannot_forge_a_log_line(
         make_client(raise_token_error=True).get(api.url)
     assert str(failure.value).isprintable()
     assert len(str(failure.value)) < 1000
+
+
+def sign(name: str, value: str) -> Callable[[Any], Any]:
+    def add_header(request: Any) -> Any:
+        request.headers[name] = value
+        return request
+
+    return add_header
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"client_secret": "s3cr3t s3cr3t"},
+        {"client_secret": "s3cr3t s3cr3t", "client_auth": "client_secret_post"},
+        {"client_secret": None, "client_auth": sign("X-Key", "s3cr3t s3cr3t")},
+        {"client_secret": None, "client_auth": sign("Authorization", "Basic s3cr3t-s3cr3t")},
+        {"token_params": {"child_secret": "s3cr3t s3cr3t"}},
+        {"token_headers": {"X-Api-Key": "s3cr3t-s3cr3t"}},
+    ],
+)
+def test_what_a_gateway_cites_of_the_request_is_not_shown(
+    make_client: MakeClient, tokens: TokenServer, api: Api, options: dict[str, Any]
+) -> None:
+    def cite(request: Request) -> Reply:
+        sent = [*request.headers.values(), request.body.decode(), *request.form.values()]
+        with contextlib.suppress(ValueError):
+            sent.append(base64.b64decode(str(request.authorization)[6:]).decode())
+        return Reply(403, {"error": "odd", "message": f"Not a valid key=value pair: {sent}"})
+
+    tokens.script = cite
+    client = make_client(raise_token_error=True, **options)
+    with pytest.raises(TokenError, match="Not a valid key=value pair") as failure:
+        client.get(api.url)
+    shown = f"{failure.value} {failure.value.error_description}"
+    assert "***" in shown
+    assert "s3cr3t" not in shown
+    assert base64.b64encode(b"client-id:")[:12].decode() not in shown
+    # A word of the form is no secret, and neither is who we are.
+    assert "client_credentials" in shown
+    assert failure.value.error == "odd"
 
 
 @pytest.mark.parametrize("status", [200, 201])
