@@ -134,6 +134,8 @@ def _parse_host(host: str) -> str:
         not parts.hostname
         or parts.netloc.lower().strip("[]") != parts.hostname
         or parts[2:] != ("/", "", "")
+        # What no host name has in it, and urllib3 1.26 lets pass; but an IPv6 zone has a %.
+        or (":" not in parts.hostname and not {"%", "*"}.isdisjoint(parts.hostname))
     ):
         message = f"token_hosts: expected host names such as 'api.example.com', got {host!r}"
         raise ValueError(message)

@@ -98,6 +98,8 @@ def test_hosts_of_another_type(hosts: Any) -> None:
         "",
         "https://api.example.com",
         "a b",
+        "a<b",
+        "api.*",
         "api.example.com/v1",
         "api.example.com?x",
         "api.example.com#x",
