@@ -14,7 +14,14 @@ _LARGEST_ANSWER = 1024 * 1024
 
 
 def read_body(response: requests.Response) -> None:
-    """Read the body, up to the limit, to where ``response.content`` has it."""
+    """Read the body, up to the limit, to where ``response.content`` has it.
+
+    :raises requests.exceptions.RequestException: it ends before its ``Content-Length``, or its
+        connection does.
+    """
+    if hasattr(response.raw, "enforce_content_length"):
+        # What urllib3 2 does by itself, and 1.26 if told.
+        response.raw.enforce_content_length = True
     chunks: list[bytes] = []
     size = 0
     for chunk in response.iter_content(8192):
