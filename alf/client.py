@@ -75,6 +75,8 @@ class Client(requests.Session):
         given travels with a pickled Client.
     :param token_storage: where to share the token with other processes: any object with
         ``get(key)`` and ``set(key, value)``, or a mutable mapping.
+    :param token_storage_key: the key of the token's entry in ``token_storage``. By default one
+        that differs for every different token.
     :param token_retry: how to retry the token request: urllib3's ``Retry``, or a number of
         retries. By default there are none.
     :param token_retries: the name of ``token_retry`` in alf 0.7.
@@ -124,6 +126,7 @@ class Client(requests.Session):
         token_cert: str | tuple[str, str] | None = None,
         dpop: Any = None,
         token_storage: Any = None,
+        token_storage_key: str | None = None,
         token_retry: Retry | int | None = None,
         token_retries: Retry | int | None = None,
         token_timeout: float | tuple[float | None, float | None] | None = None,
@@ -152,6 +155,7 @@ class Client(requests.Session):
             # A key that was given travels with a pickled Client, in a form that can be pickled.
             "dpop": dpop if isinstance(dpop, bool) else as_dpop_key(dpop),
             "token_storage": token_storage,
+            "token_storage_key": token_storage_key,
             "token_retry": token_retry,
             "token_retries": token_retries,
             "token_timeout": token_timeout,

@@ -29,7 +29,7 @@ from alf.endpoint import (
     retry_after,
 )
 from alf.form import check_headers, token_form
-from alf.storages import TokenStorage
+from alf.storages import TokenStorage, entry_key
 from alf.tokens import Token, TokenError
 
 __all__ = ["Refusal", "TokenManager"]
@@ -80,6 +80,8 @@ class _Held:
     good_until: float
     good_until_wall: float
     ends: float
+    #: The same with its true ends, where it could not be stored and is looked at again for that.
+    unstored: _Held | None = None
 
     def without_early_renewal(self) -> _Held:
         return replace(self, fresh_until=self.good_until, fresh_until_wall=self.good_until_wall)
@@ -132,7 +134,10 @@ class TokenManager:
     :param client_id: the client's identifier.
     :param client_secret: the client's secret, or a callable that is asked for it at each token
         request.
-    :param token_storage: where to share the token: any object with ``get`` and ``set``.
+    :param token_storage: where to share the token: any object with ``get`` and ``set``, or a
+        mutable mapping.
+    :param token_storage_key: the key of the token's entry there; by default one that no other
+        token has.
     :param token_retries: the name of ``token_retry`` in alf 0.7.
     :param token_request_params: a dict with the ``timeout`` of the token request, as in alf 0.7.
     :param token_retry: urllib3's ``Retry``, or a number of retries, for the token request.
@@ -186,6 +191,7 @@ class TokenManager:
         token_headers: Mapping[str, str] | None = None,
         token_cert: str | tuple[str, str] | None = None,
         dpop: Any = None,
+        token_storage_key: str | None = None,
         clock: Clock = time,
     ) -> None:
         if token_retry is not None and token_retries is not None:
@@ -203,6 +209,9 @@ class TokenManager:
         if token_session is not None and not isinstance(token_session, requests.Session):
             message = f"token_session must be a requests.Session, got {token_session!r}"
             raise TypeError(message)
+        if token_storage is None and token_storage_key is not None:
+            message = "token_storage_key is the key of an entry in token_storage: give that, too"
+            raise TypeError(message)
         client_id = _check_text("client_id", client_id)
         if client_secret is not None and not callable(client_secret):
             _check_text("client_secret", client_secret)
@@ -216,14 +225,16 @@ class TokenManager:
         auth = None if is_asked else as_client_auth(client_auth, client_secret)
         if revocation_endpoint is not None:
             check_url(revocation_endpoint, "revocation_endpoint")
+        params = token_form(scope, audience, resource, token_params, auth)
+        headers = check_headers(token_headers)
         self._endpoint = TokenEndpoint(
             url,
             Credentials(client_id, client_secret, audience=url),
             auth,
             is_issuer=issuer is not None,
             revocation_endpoint=revocation_endpoint,
-            params=token_form(scope, audience, resource, token_params, auth),
-            headers=check_headers(token_headers),
+            params=params,
+            headers=headers,
             dpop_key=as_dpop_key(dpop),
             cert=check_cert(token_cert),
             retry=token_retries if token_retry is None else token_retry,
@@ -233,8 +244,13 @@ class TokenManager:
         )
         self._storage: TokenStorage | None = None
         if token_storage is not None:
-            key = f"{url}_{client_id}_{self._endpoint.binding}"
-            self._storage = TokenStorage(token_storage, key)
+            if token_storage_key is None:
+                token_storage_key = entry_key(
+                    url, client_id, params, headers, self._endpoint.binding
+                )
+            self._storage = TokenStorage(
+                token_storage, token_storage_key, patience=self._endpoint.patience, clock=clock
+            )
         self._is_background = token_refresh == "background"
         self._settle_time = token_settle_time
         self._clock = clock
@@ -333,6 +349,12 @@ class TokenManager:
         self._flight = None
         self._endpoint.forget_connections()
 
+    def _is_fresh(self, held: _Held) -> bool:
+        return (
+            self._clock.monotonic() < held.fresh_until
+            and self._clock.time() < held.fresh_until_wall
+        )
+
     def _is_good(self, held: _Held) -> bool:
         return (
             self._clock.monotonic() < held.good_until and self._clock.time() < held.good_until_wall
@@ -409,14 +431,19 @@ class TokenManager:
         stored = self._storage.load()
         if stored is None or not is_wanted(stored):
             self._raise_if_paused()
-            with self._storage.turn(self._endpoint.patience, is_wanted) as stored:
+            with self._storage.turn(is_wanted) as stored:
                 if stored is None:
-                    held = self._ask()
-                    if self._is_good(held):
-                        self._storage.save(held.token)
-                    return held
+                    return self._store(self._ask())
         logger.debug("%s: token taken from storage", self._endpoint)
         return self._hold(stored)
+
+    def _store(self, held: _Held) -> _Held:
+        """Store the token; where that fails, a caller tries again after a while."""
+        assert self._storage is not None
+        retry_at = self._storage.save(held.token)
+        if retry_at is None:
+            return held
+        return replace(held, fresh_until=min(held.fresh_until, retry_at), unstored=held)
 
     def _ask(self) -> _Held:
         asked = next(self._order)
@@ -448,7 +475,8 @@ class TokenManager:
         gains_life = before is None or ends > before.ends + _GAIN
         if before is not None and not gains_life:
             stretch = 0.0
-            if asked_at is not None and before.token.access_token == token.access_token:
+            is_asked_again = asked_at is not None or token.issued_at > before.token.issued_at
+            if is_asked_again and before.token.access_token == token.access_token:
                 # Some servers hand the same token out until it is dead: then it lives that long,
                 # and asking again before brings nothing.
                 leeway = 0.0
@@ -467,7 +495,13 @@ class TokenManager:
     # -- early renewal ---------------------------------------------------------------------
 
     def _renew_early(self, held: _Held) -> None:
-        """Have the held token renewed while it is still good, unless somebody is at it."""
+        """Have the held token renewed while it is still good, unless somebody is at it.
+
+        Or have it stored, where that is what is due.
+        """
+        fly = self._fly_early
+        if held.unstored is not None and self._is_fresh(held.unstored):
+            fly = self._store_late
         failures = self._failures
         if failures is not None and self._clock.monotonic() < failures.early_paused_until:
             return
@@ -475,13 +509,9 @@ class TokenManager:
             if self._flight is not None or self._held is not held:
                 return
             flight = self._flight = _Flight()
-
-        def wanted(other: _Held, _landed: bool) -> bool:
-            return other.ends > held.ends + _GAIN and self._is_good(other)
-
         if self._is_background:
             thread = threading.Thread(
-                target=self._fly_early, args=(flight, wanted), name="alf-renewal", daemon=True
+                target=fly, args=(flight, held), name="alf-renewal", daemon=True
             )
             try:
                 thread.start()
@@ -490,9 +520,14 @@ class TokenManager:
                 logger.debug("no thread for the early renewal", exc_info=True)
             else:
                 return
-        self._fly_early(flight, wanted)
+        fly(flight, held)
 
-    def _fly_early(self, flight: _Flight, wanted: _Wanted) -> None:
+    def _fly_early(self, flight: _Flight, held: _Held) -> None:
+        def wanted(other: _Held, _landed: bool) -> bool:
+            # One that was asked for since is all that asking brings, be it no longer life.
+            is_newer = other.token.issued_at > held.token.issued_at
+            return (is_newer or other.ends > held.ends + _GAIN) and self._is_good(other)
+
         flight.leader = threading.get_ident()
         try:
             self._fly(flight, wanted)
@@ -500,6 +535,16 @@ class TokenManager:
             # Told to nobody: the token in hand still serves.
             is_expected = isinstance(error, requests.exceptions.RequestException)
             logger.warning("early renewal failed: %s", error, exc_info=not is_expected)
+
+    def _store_late(self, flight: _Flight, held: _Held) -> None:
+        flight.leader = threading.get_ident()
+        try:
+            stored = self._store(held.unstored or held)
+            with self._lock:
+                if self._held is held:
+                    self._held = stored
+        finally:
+            self._land(flight)
 
     # -- failures --------------------------------------------------------------------------
 
