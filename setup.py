@@ -15,8 +15,21 @@ DEMO = [
 #: Signed JWTs: client assertions and DPoP.
 JWT = ["PyJWT[crypto]>=2.10"]
 
+#: What alf.storages.EncryptedStorage needs.
+CRYPTO = [
+    "cryptography",
+]
+
+#: What alf.storages.FileStorage needs.
+FILE = [
+    "filelock",
+    "platformdirs",
+]
+
 TEST = [
+    *CRYPTO,
     *DEMO,
+    *FILE,
     *JWT,
     "celery",
     "coverage[toml]",
@@ -63,10 +76,12 @@ setup(
     python_requires=">=3.10",
     install_requires=["requests>=2.28", "urllib3>=1.26"],
     extras_require={
-        "docs": ["furo", "sphinx"],
+        "crypto": CRYPTO,
         "demo": DEMO,
         "jwt": JWT,
-        "test": TEST,
         "dev": [*TEST, "mypy", "ruff"],
+        "docs": ["furo", "sphinx"],
+        "file": FILE,
+        "test": TEST,
     },
 )
