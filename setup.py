@@ -12,9 +12,6 @@ DEMO = [
     "flask",
 ]
 
-#: Signed JWTs: client assertions and DPoP.
-JWT = ["PyJWT[crypto]>=2.10"]
-
 #: What alf.storages.EncryptedStorage needs.
 CRYPTO = [
     "cryptography",
@@ -26,26 +23,37 @@ FILE = [
     "platformdirs",
 ]
 
+#: Signed JWTs: client assertions and DPoP.
+JWT = ["PyJWT[crypto]>=2.10"]
+
 TEST = [
     *CRYPTO,
     *DEMO,
     *FILE,
     *JWT,
+    "cachelib",
+    "cachetools",
     "celery",
     "coverage[toml]",
+    "diskcache",
     "Django",
     "django-oauth-toolkit",
+    "django-redis",
     "docutils",
+    "dogpile.cache",
     "eventlet",
     "Flask-Caching",
     "gevent",
     "hypothesis",
     "joserfc",
+    "pymemcache",
     "pytest",
     "pytest-cov",
+    "python-memcached",
     "redis",
     "requests-oauthlib",
     "trustme",
+    "valkey",
 ]
 
 setup(

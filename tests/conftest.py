@@ -2,11 +2,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from alf import Client, TokenManager
+from tests.caches import running_redis
 from tests.servers import Api, TokenServer, TurnedClock, running
 
 # The same examples each time, so that a run says the same twice. To look for what has not been
@@ -65,35 +61,8 @@ def api(tokens: TokenServer) -> Iterator[Api]:
 @pytest.fixture(scope="session")
 def redis_port() -> Iterator[int]:
     """A redis-server of the tests' own, on a free port."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("redis-server is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(
-            [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder],
-            stdout=subprocess.DEVNULL,
-        ) as server,
-    ):
-        try:
-            wait_for_port(port)
-            yield port
-        finally:
-            server.terminate()
-
-
-def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            assert time.monotonic() < deadline, f"nobody listens on port {port}"
-            time.sleep(0.01)
-        else:
-            return
+    with running_redis() as server:
+        yield server.port
 
 
 @pytest.fixture
