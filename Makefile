@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint types docs diagram format clean
+.PHONY: run test lint types docs diagram bench-fleet format clean
 
 run: .venv/demo.stamp  ## a token's life, shown against an embedded server
 	$(BIN)/python -m examples.demo
@@ -22,6 +22,9 @@ docs: .venv/docs.stamp  ## docs/_build/html; a warning is an error
 
 diagram:  ## needs Graphviz
 	dot -Tsvg docs/workflow.dot -o docs/workflow.svg
+
+bench-fleet: .venv/test.stamp  ## token requests and Redis commands of 200 clients
+	$(BIN)/python -m benchmarks.fleet $(ARGS)
 
 format: .venv/dev.stamp
 	$(BIN)/ruff format .
