@@ -18,7 +18,13 @@ import pytest
 from tests.servers import Api, Reply, Request, TokenServer
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.rst", "docs/index.rst", "docs/explanation.rst", "docs/guides.rst"]
+PAGES = [
+    "README.rst",
+    "docs/index.rst",
+    "docs/explanation.rst",
+    "docs/guides.rst",
+    "docs/storage.rst",
+]
 
 #: What some examples need to be there.
 BEFORE = {
