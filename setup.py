@@ -46,6 +46,8 @@ TEST = [
     "gevent",
     "hypothesis",
     "joserfc",
+    "opentelemetry-sdk",
+    "prometheus-client",
     "pymemcache",
     "pytest",
     "pytest-cov",

@@ -20,6 +20,7 @@ from alf.adapters import forget_connections, survive_fork
 from alf.auth import BearerTokenAuth, NoAuth
 from alf.client_auth import ClientAuth, Sign
 from alf.dpop import as_dpop_key, asks_for_nonce
+from alf.events import Event
 from alf.managers import Refusal, TokenManager, manage
 from alf.tokens import Token, TokenError
 
@@ -31,6 +32,9 @@ logger = logging.getLogger("alf")
 _DRAINED_PIECES = 128
 
 _NO_AUTH = NoAuth()
+
+#: Options that are places or functions, not settings.
+_PLACES = ("token_storage", "token_session", "client_secret", "client_auth", "dpop", "on_event")
 
 
 class Client(requests.Session):
@@ -91,6 +95,8 @@ class Client(requests.Session):
         (default), or ``"blocking"``, one of the callers.
     :param token_settle_time: seconds that the API may take to know a new token (default: 0). One
         that is refused earlier than that is tried once more before a new one is asked for.
+    :param on_event: called with what happens to tokens, for metrics: see :mod:`alf.events`. It is
+        called in the thread where that happens, and what it raises is logged.
     :param raise_token_error: whether an error response of the token endpoint is raised as a
         :class:`~alf.tokens.TokenError` (default: no, it is returned).
     :raises TypeError: an argument is missing, unknown or of the wrong type.
@@ -135,6 +141,7 @@ class Client(requests.Session):
         token_hosts: Sequence[str] | None = None,
         token_refresh: Literal["background", "blocking"] | None = None,
         token_settle_time: float | None = None,
+        on_event: Callable[[Event], object] | None = None,
         raise_token_error: bool = False,
     ) -> None:
         super().__init__()
@@ -163,6 +170,7 @@ class Client(requests.Session):
             "token_session": token_session,
             "token_refresh": token_refresh,
             "token_settle_time": token_settle_time,
+            "on_event": on_event,
         }
         # Only what was given: a manager of the user's own need not know the rest.
         self._token_options = {k: v for k, v in options.items() if v is not None}
@@ -349,8 +357,8 @@ class Client(requests.Session):
             self.auth = state["auth"]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Client:
-        # These are places, not settings: a copy shares them.
-        for name in ("token_storage", "token_session", "client_secret", "client_auth", "dpop"):
+        # A copy shares them.
+        for name in _PLACES:
             place = self._token_options.get(name)
             memo[id(place)] = place
         clone = type(self).__new__(type(self))

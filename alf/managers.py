@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from urllib3.util.retry import Retry
 from alf.adapters import survive_fork
 from alf.certificates import check_cert
 from alf.client_auth import ClientAuth, Credentials, Sign, as_client_auth
-from alf.discovery import check_issuer
+from alf.discovery import check_issuer, shown_url
 from alf.dpop import as_dpop_key
 from alf.endpoint import (
     DEFAULT_TIMEOUT,
@@ -28,6 +29,7 @@ from alf.endpoint import (
     check_url,
     retry_after,
 )
+from alf.events import Event, Reason, RenewalFailed, StorageFailed, TokenObtained, TokenRefused
 from alf.form import check_headers, token_form
 from alf.storages import TokenStorage, entry_key
 from alf.tokens import Token, TokenError
@@ -94,11 +96,30 @@ _Wanted = Callable[[_Held, bool], bool]
 class _Flight:
     """One token request, and all who wait for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, reason: Reason) -> None:
+        self.reason = reason
         self.leader = threading.get_ident()
         self.landed = threading.Event()
         self.held: _Held | None = None
         self.error: Exception | None = None
+
+
+class _Teller:
+    """Tells events to whoever wants them, and survives that."""
+
+    def __init__(self, on_event: Callable[[Event], object] | None, endpoint: TokenEndpoint) -> None:
+        self._on_event = on_event
+        self._endpoint = endpoint
+
+    def __call__(self, event: type[Event], **details: Any) -> None:
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(
+                event(shown_url(self._endpoint.url), self._endpoint.client_id, **details)
+            )
+        except Exception:
+            logger.warning("on_event failed at a %s", event.__name__, exc_info=True)
 
 
 @dataclass
@@ -160,6 +181,7 @@ class TokenManager:
     :param token_headers: other headers of the token request.
     :param dpop: whether to have tokens bound to a key (RFC 9449), or the key to bind them to.
     :param token_cert: the client certificate of the token request, as ``cert`` of requests.
+    :param on_event: called with what happens to tokens, see :mod:`alf.events`.
     :param clock: what tells the time; for tests.
     :raises TypeError: an argument is missing or of the wrong type.
     :raises ValueError: an argument has no usable value.
@@ -192,6 +214,7 @@ class TokenManager:
         token_cert: str | tuple[str, str] | None = None,
         dpop: Any = None,
         token_storage_key: str | None = None,
+        on_event: Callable[[Event], object] | None = None,
         clock: Clock = time,
     ) -> None:
         if token_retry is not None and token_retries is not None:
@@ -211,6 +234,9 @@ class TokenManager:
             raise TypeError(message)
         if token_storage is None and token_storage_key is not None:
             message = "token_storage_key is the key of an entry in token_storage: give that, too"
+            raise TypeError(message)
+        if on_event is not None and not callable(on_event):
+            message = f"on_event must be callable, got {on_event!r}"
             raise TypeError(message)
         client_id = _check_text("client_id", client_id)
         if client_secret is not None and not callable(client_secret):
@@ -242,6 +268,7 @@ class TokenManager:
             session=token_session,
             clock=clock,
         )
+        self._tell = _Teller(on_event, self._endpoint)
         self._storage: TokenStorage | None = None
         if token_storage is not None:
             if token_storage_key is None:
@@ -249,7 +276,11 @@ class TokenManager:
                     url, client_id, params, headers, self._endpoint.binding
                 )
             self._storage = TokenStorage(
-                token_storage, token_storage_key, patience=self._endpoint.patience, clock=clock
+                token_storage,
+                token_storage_key,
+                patience=self._endpoint.patience,
+                on_failure=partial(self._tell, StorageFailed),
+                clock=clock,
             )
         self._is_background = token_refresh == "background"
         self._settle_time = token_settle_time
@@ -281,7 +312,8 @@ class TokenManager:
         ):
             return held.token
         if held is None or not self._is_good(held):
-            return self._fetch(lambda held, landed: landed or self._is_good(held)).token
+            reason: Reason = "missing" if held is None else "expired"
+            return self._fetch(lambda held, landed: landed or self._is_good(held), reason).token
         self._renew_early(held)
         # Renewed by now, where this caller was the one to do it.
         return (self._held or held).token
@@ -289,7 +321,7 @@ class TokenManager:
     def renew(self) -> Token:
         """A token that is asked for now, whatever there is in hand; raises as :meth:`token`."""
         since = next(self._order)
-        return self._fetch(lambda held, _landed: held.asked > since).token
+        return self._fetch(lambda held, _landed: held.asked > since, "forced").token
 
     def refusal(self, origin: str) -> Refusal:
         """What to do about a token that an API has just refused.
@@ -362,7 +394,7 @@ class TokenManager:
 
     # -- one flight ------------------------------------------------------------------------
 
-    def _fetch(self, wanted: _Wanted) -> _Held:
+    def _fetch(self, wanted: _Wanted, reason: Reason) -> _Held:
         """What is wanted: from memory, from the flight under way, or by a flight of one's own."""
         while True:
             with self._lock:
@@ -372,7 +404,7 @@ class TokenManager:
                 flight = self._flight
                 is_leader = flight is None
                 if flight is None:
-                    flight = self._flight = _Flight()
+                    flight = self._flight = _Flight(reason)
             if is_leader:
                 return self._fly(flight, wanted)
             if flight.leader == threading.get_ident():
@@ -389,7 +421,7 @@ class TokenManager:
     def _fly(self, flight: _Flight, wanted: _Wanted) -> _Held:
         held = None
         try:
-            held = flight.held = self._obtain(wanted)
+            held = flight.held = self._obtain(wanted, flight.reason)
         except Exception as error:
             flight.error = error
             raise
@@ -415,11 +447,11 @@ class TokenManager:
                     self._held = before.without_early_renewal()
         flight.landed.set()
 
-    def _obtain(self, wanted: _Wanted) -> _Held:
+    def _obtain(self, wanted: _Wanted, reason: Reason) -> _Held:
         """The flight itself: the storage's token, if it will do, or one from the endpoint."""
         if self._storage is None:
             self._raise_if_paused()
-            return self._ask()
+            return self._ask(reason)
 
         def is_wanted(token: Token) -> bool:
             return (
@@ -433,7 +465,7 @@ class TokenManager:
             self._raise_if_paused()
             with self._storage.turn(is_wanted) as stored:
                 if stored is None:
-                    return self._store(self._ask())
+                    return self._store(self._ask(reason))
         logger.debug("%s: token taken from storage", self._endpoint)
         return self._hold(stored)
 
@@ -445,15 +477,25 @@ class TokenManager:
             return held
         return replace(held, fresh_until=min(held.fresh_until, retry_at), unstored=held)
 
-    def _ask(self) -> _Held:
+    def _ask(self, reason: Reason) -> _Held:
         asked = next(self._order)
+        started_at = self._clock.monotonic()
         try:
             answer = self._endpoint.request()
         except Exception as error:
             self._note_failure(error)
+            duration = self._clock.monotonic() - started_at
+            self._tell(RenewalFailed, reason=reason, duration=duration, error=error)
             raise
         self._failures = None
         token = answer.token
+        self._tell(
+            TokenObtained,
+            reason=reason,
+            duration=self._clock.monotonic() - started_at,
+            lifetime=token.lifetime,
+            scope=token.scope,
+        )
         logger.info(
             "%s: token obtained, lifetime %s s, scope %r",
             self._endpoint,
@@ -472,8 +514,9 @@ class TokenManager:
             ends = asked_at + life
         leeway, stretch = (min(most, life * part) for most, part in (_LEEWAY, _STRETCH))
         before = self._held
-        gains_life = before is None or ends > before.ends + _GAIN
-        if before is not None and not gains_life:
+        was_due = before is not None and not self._is_fresh(before.unstored or before)
+        if before is not None and was_due and ends <= before.ends + _GAIN:
+            # Asking early has gained no life, and is not repeated.
             stretch = 0.0
             is_asked_again = asked_at is not None or token.issued_at > before.token.issued_at
             if is_asked_again and before.token.access_token == token.access_token:
@@ -508,7 +551,7 @@ class TokenManager:
         with self._lock:
             if self._flight is not None or self._held is not held:
                 return
-            flight = self._flight = _Flight()
+            flight = self._flight = _Flight("expiring")
         if self._is_background:
             thread = threading.Thread(
                 target=fly, args=(flight, held), name="alf-renewal", daemon=True
@@ -585,7 +628,7 @@ class TokenManager:
             if self._is_guarded(origin):
                 logger.debug("%s refuses fresh tokens: no new one is asked for yet", origin)
                 return None
-            held = self._fetch(wanted)
+            held = self._fetch(wanted, "refused")
             if held.asked > since:
                 # What was asked for before the refusal says nothing about fresh tokens.
                 self._guard(origin, held, is_refused=held.token.access_token in refused)
@@ -661,7 +704,10 @@ class Refusal:
         self._refused.add(refused.access_token)
         manager._note_refused(self._origin, refused)
         last = self._last
-        if last is not None and last.asked > self._since:
+        is_fresh = last is not None and last.asked > self._since
+        age = manager._clock.time() - refused.issued_at
+        manager._tell(TokenRefused, origin=self._origin, age=age, is_fresh=is_fresh)
+        if is_fresh:
             logger.warning("%s refuses a new token of %s", self._origin, manager._endpoint)
             return None
         logger.warning("%s refused the token of %s", self._origin, manager._endpoint)

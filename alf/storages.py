@@ -96,6 +96,7 @@ class TokenStorage:
     :param storage: any object with ``get(key)`` and ``set(key, value)``, or a mutable mapping.
     :param key: the entry's key.
     :param patience: seconds that a token request may take.
+    :param on_failure: told of each outage: its ``operation``, and the class of its ``error``.
     :param clock: what tells the time.
     :raises TypeError: the storage has neither or is for asyncio, or the key is no string.
     :raises ValueError: the key is not 1 to 240 visible ASCII characters.
@@ -104,7 +105,13 @@ class TokenStorage:
     """
 
     def __init__(
-        self, storage: Any, key: str, *, patience: float = 20.0, clock: Clock = time
+        self,
+        storage: Any,
+        key: str,
+        *,
+        patience: float = 20.0,
+        on_failure: Callable[..., object] | None = None,
+        clock: Clock = time,
     ) -> None:
         if not isinstance(key, str):
             message = f"token_storage_key must be a str, got {type(key).__name__}"
@@ -116,6 +123,7 @@ class TokenStorage:
         self._key = key
         # A second more, since memcached's seconds are up to one shorter.
         self._claim_seconds = math.ceil(min(patience, _LONGEST_CLAIM)) + 1
+        self._on_failure = on_failure
         self._clock = clock
         self._lock = threading.Lock()
         self._reading = _Outage("reading", clock)
@@ -250,12 +258,15 @@ class TokenStorage:
     def _note_failure(self, outage: _Outage, error: Exception | None) -> float:
         """Leave that alone until the time returned; one outage, one warning."""
         is_known = self._reading.lasts or self._writing.lasts or self._claiming.lasts
+        # Only the error's kind: its text may quote the token.
+        kind = None if error is None else _kind(error)
         logger.log(
             logging.DEBUG if is_known else logging.WARNING,
             "token storage: %s %s failed (%s); going on without",
-            # Only the error's kind: its text may quote the token.
-            *(outage.what, self._key, "it said so" if error is None else _kind(error)),
+            *(outage.what, self._key, kind or "it said so"),
         )
+        if not is_known and self._on_failure is not None:
+            self._on_failure(operation=outage.what, error=kind)
         return outage.begin()
 
     def _note_success(self, outage: _Outage) -> None:

@@ -324,6 +324,15 @@ def test_a_call_that_needs_the_token_under_way_waits_for_it(
     assert len(tokens.requests) == 2
 
 
+def test_a_token_that_was_replaced_at_once_is_renewed_early_like_any_other(
+    blocking: Client, tokens: TokenServer, clock: TurnedClock
+) -> None:
+    assert blocking.token.access_token == "token-1"
+    assert blocking.renew_token().access_token == "token-2"
+    clock.turn(3535)
+    assert blocking.token.access_token == "token-3"
+
+
 class ClockWithVisitors(TurnedClock):
     """Somebody else does something whenever this clock is looked at, until it is done."""
 
