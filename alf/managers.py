@@ -82,6 +82,7 @@ class _Held:
     good_until: float
     good_until_wall: float
     ends: float
+    ends_wall: float
     #: The same with its true ends, where it could not be stored and is looked at again for that.
     unstored: _Held | None = None
 
@@ -311,9 +312,15 @@ class TokenManager:
             and self._clock.time() < held.fresh_until_wall
         ):
             return held.token
-        if held is None or not self._is_good(held):
-            reason: Reason = "missing" if held is None else "expired"
-            return self._fetch(lambda held, landed: landed or self._is_good(held), reason).token
+        if held is None or not self._lives(held):
+            return self._fetch_good("missing" if held is None else "expired")
+        if not self._is_good(held) and self._failures is None:
+            try:
+                return self._fetch_good("expired")
+            except requests.exceptions.RequestException as error:
+                if not self._lives(held):
+                    raise
+                logger.warning("renewal failed, the token serves until it dies: %s", error)
         self._renew_early(held)
         # Renewed by now, where this caller was the one to do it.
         return (self._held or held).token
@@ -392,7 +399,14 @@ class TokenManager:
             self._clock.monotonic() < held.good_until and self._clock.time() < held.good_until_wall
         )
 
+    def _lives(self, held: _Held) -> bool:
+        """Whether it has not died yet, be it expired as far as the leeway goes."""
+        return self._clock.monotonic() < held.ends and self._clock.time() < held.ends_wall
+
     # -- one flight ------------------------------------------------------------------------
+
+    def _fetch_good(self, reason: Reason) -> Token:
+        return self._fetch(lambda held, landed: landed or self._is_good(held), reason).token
 
     def _fetch(self, wanted: _Wanted, reason: Reason) -> _Held:
         """What is wanted: from memory, from the flight under way, or by a flight of one's own."""
@@ -533,6 +547,7 @@ class TokenManager:
             good_until=ends - leeway,
             good_until_wall=ends_wall - leeway,
             ends=ends,
+            ends_wall=ends_wall,
         )
 
     # -- early renewal ---------------------------------------------------------------------

@@ -64,19 +64,13 @@ def renewal_has_ended() -> None:
 # -- time --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("expires_in", "fresh", "good"),
-    [
-        # The leeway is the smaller of 10 s and a twentieth, the stretch before it the smaller of
-        # 60 s and a fifth.
-        (3600, 3530, 3590),
-        (300, 230, 290),
-        (100, 75, 95),
-        (20, 15, 19),
-        ("100", 75, 95),
-    ],
-)
-def test_the_stretches_of_a_tokens_life(
+# The leeway is the smaller of 10 s and a twentieth, the stretch before it the smaller of 60 s and
+# a fifth.
+STRETCHES = [(3600, 3530, 3590), (300, 230, 290), (100, 75, 95), (20, 15, 19), ("100", 75, 95)]
+
+
+@pytest.mark.parametrize(("expires_in", "fresh", "good"), STRETCHES)
+def test_a_fresh_token_is_used_and_then_renewed_early(
     blocking: Client,
     tokens: TokenServer,
     clock: TurnedClock,
@@ -88,16 +82,31 @@ def test_the_stretches_of_a_tokens_life(
     assert blocking.token.access_token == "token-1"
     clock.turn(fresh - 0.01)
     assert blocking.token.access_token == "token-1"
-    # From here on it is renewed early, and where that fails it serves on.
-    clock.turn(0.02)
-    tokens.replies = [Reply(503)]
-    assert blocking.token.access_token == "token-1"
-    assert len(tokens.requests) == 2
-    clock.turn(good - fresh - 0.02)
-    tokens.replies = [Reply(503)]
-    assert blocking.token.access_token == "token-1"
     clock.turn(0.02)
     assert blocking.token.access_token == "token-2"
+
+
+@pytest.mark.parametrize(("expires_in", "fresh", "good"), STRETCHES)
+@pytest.mark.parametrize("is_good", [True, False])
+def test_a_caller_waits_from_the_leeway_on(
+    make_client: MakeClient,
+    tokens: TokenServer,
+    clock: TurnedClock,
+    expires_in: Any,
+    fresh: int,
+    good: int,
+    is_good: bool,
+) -> None:
+    tokens.expires_in = expires_in
+    client = make_client(clock=clock)
+    assert client.token.access_token == "token-1"
+    clock.turn(good - 0.01 if is_good else good + 0.01)
+    gate = Gate(tokens.granted)
+    tokens.replies = [gate]
+    if not is_good:
+        threading.Thread(target=lambda: gate.arrived.wait(20) and gate.open()).start()
+    assert client.token.access_token == ("token-1" if is_good else "token-2")
+    gate.open()
 
 
 @pytest.mark.parametrize("expires_in", [None, "soon", float("nan"), True, [1]])
@@ -521,6 +530,36 @@ def test_an_outage_in_the_last_stretch_costs_no_call(
     clock.turn(31)
     assert blocking.get(api.url).status_code == 200
     assert blocking.token.access_token == "token-2"
+
+
+def test_an_outage_that_shows_in_the_leeway_costs_no_call_until_the_token_is_dead(
+    blocking: Client, tokens: TokenServer, api: Api, clock: TurnedClock
+) -> None:
+    tokens.expires_in = 300
+    assert blocking.get(api.url).status_code == 200
+    clock.turn(291)
+    tokens.script = lambda _request: Reply(503)
+    for _ in range(18):
+        assert blocking.get(api.url).status_code == 200
+        clock.turn(0.5)
+    assert len(tokens.requests) <= 8, "spaced out"
+    assert blocking.get(api.url).status_code == 503
+
+
+def test_a_token_that_dies_while_the_endpoint_is_asked_in_vain_is_not_used(
+    blocking: Client, tokens: TokenServer, api: Api, clock: TurnedClock
+) -> None:
+    tokens.expires_in = 300
+    assert blocking.get(api.url).status_code == 200
+    clock.turn(291)
+
+    def too_slow(_request: Request) -> Reply:
+        clock.turn(10)
+        return Reply(503)
+
+    tokens.replies = [too_slow]
+    assert blocking.get(api.url).status_code == 503
+    assert len(api.requests) == 1
 
 
 def test_when_the_token_has_died_the_endpoints_error_is_the_answer(
