@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -185,7 +184,6 @@ class Client(requests.Session):
         self._token_manager: TokenManager = manage(self.token_manager_class(**options))
         self._token_manager.follow(self)
         self._bearer = BearerTokenAuth(self._token_manager.token, self._token_hosts)
-        self._refusal_hook = _refusal_hook(self)
         self.auth = self._bearer
         survive_fork(self)
 
@@ -289,14 +287,15 @@ class Client(requests.Session):
         """
         if not isinstance(request, requests.PreparedRequest):
             return super().send(request, **kwargs)  # which says what is wrong with it
+        hooks = request.hooks.get("response") or []
+        # A redirect's request is a copy of one that is on its way, our hook included.
+        hooks = [hooks] if callable(hooks) else [h for h in hooks if type(h) is not _RefusalHook]
         token = self._bearer.token_on(request)
         if token is None:
+            request.hooks = {**request.hooks, "response": hooks}
             if self._dpop_key is not None:
                 self._dpop_key.withdraw(request)
             return super().send(request, **kwargs)
-        hooks = request.hooks.get("response") or []
-        # A redirect's request is a copy of one that is on its way, our hook included.
-        hooks = [hooks] if callable(hooks) else [h for h in hooks if h is not self._refusal_hook]
         refusal: Refusal | None = None
         nonced: Token | None = None
         while True:
@@ -386,7 +385,7 @@ class Client(requests.Session):
         :raises _RefusedError: before the user's hooks run: one that raises for the 401 would hide
             a curable refusal.
         """
-        request.hooks = {**request.hooks, "response": [self._refusal_hook, *hooks]}
+        request.hooks = {**request.hooks, "response": [_RefusalHook(self), *hooks]}
         try:
             return super().send(request, **kwargs)
         finally:
@@ -438,14 +437,19 @@ class _RefusedError(Exception):
         self.kwargs = kwargs
 
 
-def _refusal_hook(client: Client) -> Callable[..., None]:
-    """The response hook that notices a refused token; it does not keep the Client alive."""
-    client_reference = weakref.ref(client)
+class _RefusalHook:
+    """The response hook that notices a refused token, there as long as a request is on its way.
 
-    def refuse(response: requests.Response, **kwargs: Any) -> None:
-        client = client_reference()
-        if client is None or client._bearer.token_on(response.request) is None:
-            return
+    A request that is pickled meanwhile leaves it behind, and with it the Client and its secret.
+    """
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __call__(self, response: requests.Response, **kwargs: Any) -> None:
+        client = self._client
         is_refused = client.is_token_refused(response)
         if client._dpop_key is not None:
             client._dpop_key.learn(response)
@@ -453,7 +457,16 @@ def _refusal_hook(client: Client) -> Callable[..., None]:
         if is_refused:
             raise _RefusedError(response, kwargs)
 
-    return refuse
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_no_hook, ())
+
+
+def _no_hook() -> Callable[..., None]:
+    return _do_nothing
+
+
+def _do_nothing(_response: requests.Response, **_kwargs: Any) -> None:
+    """A response hook."""
 
 
 def _rewind(request: requests.PreparedRequest) -> bool:

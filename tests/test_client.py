@@ -76,6 +76,24 @@ def test_a_request_that_was_sent_can_be_copied_and_pickled(
     assert api.requests[-1].authorization == "Bearer token-1"
 
 
+KEPT: list[requests.Response] = []
+
+
+def keep(response: requests.Response, **_kwargs: Any) -> None:
+    pickled = pickle.dumps(response)
+    assert b"top-secret" not in pickled
+    KEPT[:] = [pickle.loads(pickled), copy.deepcopy(response)]
+
+
+def test_a_hook_may_pickle_and_copy_a_response(client: Client, api: Api) -> None:
+    client.get(api.url, hooks={"response": keep})
+    pickled, copied = KEPT
+    for kept in (pickled, copied):
+        assert kept.json() == {"hello": "world"}
+        with requests.Session() as session:
+            assert session.send(kept.request).status_code == 200
+
+
 # -- auth= -------------------------------------------------------------------------------------
 
 
