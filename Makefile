@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint types docs diagram bench-fleet format clean
+.PHONY: run test bench lint types docs diagram bench-fleet format clean
 
 run: .venv/demo.stamp  ## a token's life, shown against an embedded server
 	$(BIN)/python -m examples.demo
 
 test: .venv/test.stamp  ## the whole suite, with branch coverage
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+bench: .venv/bench.stamp  ## alf and its peers, measured; ARGS="--only hot-path --peers alf"
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
@@ -31,7 +34,7 @@ format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv build dist docs/_build *.egg-info
+	rm -rf .venv benchmarks/.venvs build dist docs/_build *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

@@ -86,6 +86,7 @@ setup(
     python_requires=">=3.10",
     install_requires=["requests>=2.28", "urllib3>=1.26"],
     extras_require={
+        "bench": ["matplotlib"],
         "crypto": CRYPTO,
         "demo": DEMO,
         "jwt": JWT,
