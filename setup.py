@@ -53,7 +53,9 @@ TEST = [
     "pytest-cov",
     "python-memcached",
     "redis",
+    "requests-mock",
     "requests-oauthlib",
+    "responses",
     "trustme",
     "valkey",
 ]
@@ -84,7 +86,8 @@ setup(
     packages=find_packages(include=["alf", "alf.*"]),
     package_data={"alf": ["py.typed"]},
     python_requires=">=3.10",
-    install_requires=["requests>=2.28", "urllib3>=1.26"],
+    # What Ubuntu 22.04 has; urllib3 1.26.4 cannot be imported on Python 3.12.
+    install_requires=["requests>=2.25.1", "urllib3>=1.26.5"],
     extras_require={
         "bench": ["matplotlib"],
         "crypto": CRYPTO,

@@ -85,25 +85,33 @@ assert sessions
 """
 
 
+def python_blocks(page: str) -> list[str]:
+    """The Python examples of a page."""
+    document = docutils.core.publish_doctree(
+        (ROOT / page).read_text(encoding="utf-8").replace(".. toctree::", ".. comment::"),
+        source_path=str(ROOT / page),
+        settings_overrides={
+            # Roles are Sphinx's, which checks them itself.
+            "report_level": docutils.utils.Reporter.SEVERE_LEVEL,
+            "halt_level": docutils.utils.Reporter.WARNING_LEVEL
+            if page == "README.rst"
+            else docutils.utils.Reporter.SEVERE_LEVEL,
+            "file_insertion_enabled": False,
+        },
+    )
+    return [
+        block.astext()
+        for block in document.findall(docutils.nodes.literal_block)
+        if "python" in block["classes"]
+    ]
+
+
 def code_blocks() -> list[pytest.param]:
-    blocks = []
-    for page in PAGES:
-        document = docutils.core.publish_doctree(
-            (ROOT / page).read_text(encoding="utf-8").replace(".. toctree::", ".. comment::"),
-            source_path=str(ROOT / page),
-            settings_overrides={
-                # Roles are Sphinx's, which checks them itself.
-                "report_level": docutils.utils.Reporter.SEVERE_LEVEL,
-                "halt_level": docutils.utils.Reporter.WARNING_LEVEL
-                if page == "README.rst"
-                else docutils.utils.Reporter.SEVERE_LEVEL,
-                "file_insertion_enabled": False,
-            },
-        )
-        for number, block in enumerate(document.findall(docutils.nodes.literal_block), 1):
-            if "python" in block["classes"]:
-                blocks.append(pytest.param(block.astext(), id=f"{page}-{number}"))
-    return blocks
+    return [
+        pytest.param(block, id=f"{page}-{number}")
+        for page in PAGES
+        for number, block in enumerate(python_blocks(page), 1)
+    ]
 
 
 @pytest.mark.parametrize("block", code_blocks())
