@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -19,6 +19,7 @@ from alf.adapters import forget_connections, survive_fork
 from alf.auth import BearerTokenAuth, NoAuth
 from alf.client_auth import ClientAuth, Sign
 from alf.dpop import as_dpop_key, asks_for_nonce
+from alf.environment import missing_variables, read_environment
 from alf.events import Event
 from alf.managers import Refusal, TokenManager, manage
 from alf.tokens import Token, TokenError
@@ -34,6 +35,8 @@ _NO_AUTH = NoAuth()
 
 #: Options that are places or functions, not settings.
 _PLACES = ("token_storage", "token_session", "client_secret", "client_auth", "dpop", "on_event")
+
+_C = TypeVar("_C", bound="Client")
 
 
 class Client(requests.Session):
@@ -186,6 +189,38 @@ class Client(requests.Session):
         self._bearer = BearerTokenAuth(self._token_manager.token, self._token_hosts)
         self.auth = self._bearer
         survive_fork(self)
+
+    @classmethod
+    def from_env(cls: type[_C], prefix: str = "ALF_", **overrides: Any) -> _C:
+        """A Client that environment variables describe.
+
+        >>> client = Client.from_env("REPORTS_", token_hosts=["api.example.com"])
+
+        An argument's variable has its name in capitals, after the prefix: ``ALF_CLIENT_ID``.
+        One that is empty counts as not set. There are ``TOKEN_ENDPOINT``, ``ISSUER``,
+        ``CLIENT_ID``, ``CLIENT_SECRET``, ``CLIENT_AUTH``, ``SCOPE``, ``AUDIENCE``, ``RESOURCE``
+        (blanks between several), ``TOKEN_PARAMS`` (``a=1&b=2``), ``TOKEN_HEADERS`` (``Name:
+        value``, one a line), ``TOKEN_CERT`` (a path, or two with a colon between), ``DPOP``
+        (``yes``), ``TOKEN_TIMEOUT``, ``TOKEN_RETRY`` (a number), ``TOKEN_SETTLE_TIME``,
+        ``TOKEN_HOSTS`` (commas between), ``TOKEN_STORAGE`` (``file``) and
+        ``REVOCATION_ENDPOINT``; besides, ``CLIENT_SECRET_FILE``, the path of a file that the
+        secret is read from at each token request, and ``PRIVATE_KEY_FILE``, the path of the key
+        (PEM or JWK) for ``private_key_jwt``.
+
+        :param prefix: what the variables' names begin with.
+        :param overrides: arguments of the Client that take the place of variables.
+        :raises ValueError: a variable is missing, which is named, or has no usable value.
+        :raises TypeError: an argument is unknown, or does not go with the others.
+        """
+        options = read_environment(prefix, overrides)
+        try:
+            return cls(**options)
+        except TypeError:
+            missing = missing_variables(prefix, options)
+            if missing:
+                message = f"environment variables are not set: {', '.join(missing)}"
+                raise ValueError(message) from None
+            raise
 
     @property
     def token(self) -> Token:

@@ -1,0 +1,221 @@
+"""A Client's arguments as text: what environment variables, and a command line, can say."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+__all__ = ["SETTINGS", "Setting", "lacks_secret", "missing_variables", "read_environment"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An argument of a Client that can be given as text.
+
+    :param name: the variable has it in capitals, after the prefix.
+    :param meaning: what it is, for those who ask for help.
+    :param parse: makes the argument of the text. A ``ValueError`` says what was expected and
+        does not show the text, which may be a secret.
+    :param argument: the Client's argument, where its name is another one.
+    """
+
+    name: str
+    meaning: str
+    parse: Callable[[str], Any] = str
+    argument: str = ""
+
+    @property
+    def keyword(self) -> str:
+        return self.argument or self.name
+
+    def read(self, text: str, source: str) -> Any:
+        """The argument that the text means.
+
+        :param source: the variable or option that it comes from.
+        :raises ValueError: it means none.
+        """
+        try:
+            return self.parse(text)
+        except (TypeError, ValueError) as reason:
+            message = f"{source}: {reason}"
+            raise ValueError(message) from None
+
+
+def parse_header(text: str) -> tuple[str, str]:
+    """The name and the value in ``Name: value``.
+
+    :raises ValueError: there is no colon, or nothing before it.
+    """
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        message = "expected 'Name: value'"
+        raise ValueError(message)
+    return name.strip(), value.strip()
+
+
+def parse_number(text: str) -> float:
+    """The number that the text is.
+
+    :raises ValueError: it is none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        message = "expected a number"
+        raise ValueError(message) from None
+
+
+def _parse_whole_number(text: str) -> int:
+    if not text.isdecimal():
+        message = "expected a whole number"
+        raise ValueError(message)
+    return int(text)
+
+
+def _parse_yes(text: str) -> bool:
+    answers = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+    if text.lower() not in answers:
+        message = "expected yes or no"
+        raise ValueError(message)
+    return answers[text.lower()]
+
+
+def _parse_headers(text: str) -> dict[str, str]:
+    return dict(parse_header(line) for line in text.splitlines() if line.strip())
+
+
+def _parse_params(text: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(text, keep_blank_values=True, strict_parsing=True)
+    except ValueError:
+        message = "expected name=value&name=value, form-encoded"
+        raise ValueError(message) from None
+
+
+def _parse_cert(text: str) -> str | tuple[str, str]:
+    certificate, separator, key = text.partition(os.pathsep)
+    return (certificate, key) if separator else text
+
+
+def _parse_hosts(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def _parse_key_file(text: str) -> Any:
+    from alf.client_auth import PrivateKeyJWT
+
+    return PrivateKeyJWT(key=_read_text(text))
+
+
+def _parse_secret_file(text: str) -> str | Callable[[], str]:
+    secret = _read_text(text)  # what is wrong with the file is told now
+    return secret if text == "-" else functools.partial(_read_text, text)
+
+
+def _read_text(path: str) -> str:
+    """What is in a file, which may be another secret each time."""
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        message = f"{path!r} is not UTF-8"
+        raise ValueError(message) from None
+    except OSError as error:
+        message = f"{path!r} cannot be read: {error.strerror}"
+        raise ValueError(message) from None
+    if not text.strip():
+        message = f"{path!r} is empty"
+        raise ValueError(message)
+    return text.rstrip("\r\n")
+
+
+SETTINGS = (
+    Setting("token_endpoint", "URL of the token endpoint"),
+    Setting("issuer", "URL of the issuer, in place of the token endpoint"),
+    Setting("client_id", "the client's identifier"),
+    Setting("client_secret", "the client's secret"),
+    Setting(
+        "client_secret_file",
+        "path of a file with the client's secret; -: standard input",
+        _parse_secret_file,
+        argument="client_secret",
+    ),
+    Setting("client_auth", "how the client says who it is, such as client_secret_post"),
+    Setting(
+        "private_key_file",
+        "path of the key that it signs with who it is, PEM or JWK (private_key_jwt)",
+        _parse_key_file,
+        argument="client_auth",
+    ),
+    Setting("scope", "the scope to ask for, blanks between the names"),
+    Setting("audience", "the API that the token is for, where the server wants it said so"),
+    Setting("resource", "the URI of that API (RFC 8707); blanks between several", str.split),
+    Setting("token_params", "other parameters of the token request: a=1&b=2", _parse_params),
+    Setting("token_headers", "other headers of it: 'Name: value', one a line", _parse_headers),
+    Setting("token_cert", "path of a client certificate, or certificate:key", _parse_cert),
+    Setting("dpop", "yes: have tokens bound to a new key (RFC 9449)", _parse_yes),
+    Setting("token_timeout", "seconds to wait for the endpoint (default: 10)", parse_number),
+    Setting("token_retry", "how often to retry (default: 0)", _parse_whole_number),
+    Setting("token_settle_time", "seconds that the API may take to know it", parse_number),
+    Setting("token_hosts", "the hosts that may see the token, commas between", _parse_hosts),
+    Setting("revocation_endpoint", "URL of the revocation endpoint"),
+)
+
+#: Each says where the token endpoint is: the one that is given takes the other's place.
+_PLACES = {"token_endpoint", "issuer"}
+
+
+def read_environment(
+    prefix: str, given: Mapping[str, Any], environ: Mapping[str, str] = os.environ
+) -> dict[str, Any]:
+    """A Client's keyword arguments: those given, and what the environment says besides.
+
+    :param prefix: what the variables' names begin with. An empty variable counts as none.
+    :param given: keyword arguments that take the place of variables.
+    :param environ: the variables.
+    :raises ValueError: a variable's text is not what it should be, or two say the same thing.
+    """
+    taken = set(given)
+    if taken & _PLACES:
+        taken |= _PLACES
+    options: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for setting in SETTINGS:
+        keyword, source = setting.keyword, prefix + setting.name.upper()
+        text = environ.get(source)
+        if not text or keyword in taken:
+            continue
+        if keyword in sources:
+            message = f"{sources[keyword]} and {source} are both set, for the same thing"
+            raise ValueError(message)
+        options[keyword] = setting.read(text, source)
+        sources[keyword] = source
+    return {**options, **given}
+
+
+def lacks_secret(options: Mapping[str, Any]) -> bool:
+    """Whether a client secret is needed, and not there."""
+    client_auth = options.get("client_auth")
+    if client_auth is None:
+        # An issuer may take the certificate instead.
+        has_other = options.get("issuer") is not None and options.get("token_cert") is not None
+        client_auth = None if has_other else "client_secret_basic"
+    is_needed = isinstance(client_auth, str) and client_auth.startswith("client_secret_")
+    return is_needed and options.get("client_secret") is None
+
+
+def missing_variables(prefix: str, options: Mapping[str, Any]) -> list[str]:
+    """The variables to set before these keyword arguments make a Client."""
+    missing = []
+    if all(options.get(keyword) is None for keyword in _PLACES):
+        missing.append(f"{prefix}TOKEN_ENDPOINT (or {prefix}ISSUER)")
+    if options.get("client_id") is None:
+        missing.append(f"{prefix}CLIENT_ID")
+    if lacks_secret(options):
+        missing.append(f"{prefix}CLIENT_SECRET (or {prefix}CLIENT_SECRET_FILE)")
+    return missing
