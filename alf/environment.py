@@ -5,13 +5,22 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-__all__ = ["SETTINGS", "Setting", "lacks_secret", "missing_variables", "read_environment"]
+__all__ = [
+    "SETTINGS",
+    "Setting",
+    "lacks_secret",
+    "missing_variables",
+    "parse_header",
+    "parse_number",
+    "read_environment",
+    "read_settings",
+]
 
 
 @dataclass(frozen=True)
@@ -170,32 +179,40 @@ SETTINGS = (
 _PLACES = {"token_endpoint", "issuer"}
 
 
-def read_environment(
-    prefix: str, given: Mapping[str, Any], environ: Mapping[str, str] = os.environ
-) -> dict[str, Any]:
+def read_settings(texts: Iterable[tuple[Setting, str, str]]) -> dict[str, Any]:
+    """The keyword arguments that settings, each with its source and its text, mean.
+
+    :raises ValueError: a text is not what it should be, or two say the same thing.
+    """
+    arguments: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for setting, source, text in texts:
+        keyword = setting.keyword
+        if keyword in sources:
+            message = f"{sources[keyword]} and {source} are both there, for the same thing"
+            raise ValueError(message)
+        sources[keyword] = source
+        arguments[keyword] = setting.read(text, source)
+    return arguments
+
+
+def read_environment(prefix: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """A Client's keyword arguments: those given, and what the environment says besides.
 
     :param prefix: what the variables' names begin with. An empty variable counts as none.
     :param given: keyword arguments that take the place of variables.
-    :param environ: the variables.
-    :raises ValueError: a variable's text is not what it should be, or two say the same thing.
+    :raises ValueError: as :func:`read_settings`.
     """
     taken = set(given)
     if taken & _PLACES:
         taken |= _PLACES
-    options: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for setting in SETTINGS:
-        keyword, source = setting.keyword, prefix + setting.name.upper()
-        text = environ.get(source)
-        if not text or keyword in taken:
-            continue
-        if keyword in sources:
-            message = f"{sources[keyword]} and {source} are both set, for the same thing"
-            raise ValueError(message)
-        options[keyword] = setting.read(text, source)
-        sources[keyword] = source
-    return {**options, **given}
+    named = [(setting, prefix + setting.name.upper()) for setting in SETTINGS]
+    texts = [
+        (setting, name, os.environ[name])
+        for setting, name in named
+        if os.environ.get(name) and setting.keyword not in taken
+    ]
+    return {**read_settings(texts), **given}
 
 
 def lacks_secret(options: Mapping[str, Any]) -> bool:

@@ -85,8 +85,8 @@ assert sessions
 """
 
 
-def python_blocks(page: str) -> list[str]:
-    """The Python examples of a page."""
+def examples(page: str, language: str = "python") -> list[str]:
+    """The examples of a page."""
     document = docutils.core.publish_doctree(
         (ROOT / page).read_text(encoding="utf-8").replace(".. toctree::", ".. comment::"),
         source_path=str(ROOT / page),
@@ -102,7 +102,7 @@ def python_blocks(page: str) -> list[str]:
     return [
         block.astext()
         for block in document.findall(docutils.nodes.literal_block)
-        if "python" in block["classes"]
+        if language in block["classes"]
     ]
 
 
@@ -110,7 +110,7 @@ def code_blocks() -> list[pytest.param]:
     return [
         pytest.param(block, id=f"{page}-{number}")
         for page in PAGES
-        for number, block in enumerate(python_blocks(page), 1)
+        for number, block in enumerate(examples(page), 1)
     ]
 
 

@@ -283,7 +283,7 @@ def test_a_subclass_may_know_what_no_variable_says(
         ("TOKEN_HEADERS", "s3cret", "ALF_TOKEN_HEADERS: expected 'Name: value'"),
         ("TOKEN_HEADERS", ": s3cret", "ALF_TOKEN_HEADERS: expected 'Name: value'"),
         ("DPOP", "s3cret", "ALF_DPOP: expected yes or no"),
-        ("CLIENT_SECRET_FILE", "/nowhere", "both set"),
+        ("CLIENT_SECRET_FILE", "/nowhere", "ALF_CLIENT_SECRET and ALF_CLIENT_SECRET_FILE"),
     ],
 )
 def test_a_variable_of_no_use_is_named_and_not_shown(

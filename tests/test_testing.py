@@ -19,7 +19,7 @@ import requests
 from alf import Client, TokenError
 from alf.testing import FakeTokenEndpoint, StaticToken
 from tests.servers import Api
-from tests.test_documentation import ROOT, python_blocks
+from tests.test_documentation import ROOT, examples
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_its_token_must_be_one() -> None:
 
 
 def test_the_examples_of_the_documentation_pass(tmp_path: Path) -> None:
-    blocks = python_blocks("docs/testing.rst")
+    blocks = examples("docs/testing.rst")
     assert len(blocks) > 3
     for number, block in enumerate(blocks):
         # The first is the module under test, the rest are the tests of it.

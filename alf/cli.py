@@ -1,0 +1,336 @@
+"""``alf`` on the command line: a token, a request with one, and what an endpoint answers."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import getpass
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import requests
+from requests.structures import CaseInsensitiveDict
+
+import alf
+from alf.client import Client
+from alf.environment import (
+    SETTINGS,
+    lacks_secret,
+    missing_variables,
+    parse_header,
+    parse_number,
+    read_environment,
+    read_settings,
+)
+from alf.inspection import advise, describe, printable, reason
+from alf.tokens import TokenError
+
+__all__ = ["main"]
+
+PREFIX = "ALF_"
+
+OK, REFUSED, USAGE, NETWORK, API_ERROR = range(5)
+
+#: What a shell makes of a command that SIGINT or SIGPIPE has ended.
+INTERRUPTED, PIPE_CLOSED = 130, 141
+
+EXIT_CODES = """\
+exit codes:
+  0    all is well
+  1    the token endpoint refused, or answered without a token
+  2    wrong usage or configuration; output that cannot be written
+  3    no answer: name, connection, TLS, time-out
+  4    with --fail: the API answered 4xx or 5xx
+  130  interrupted
+"""
+
+#: No option is made of these: the secret is for no process list, the other for no command.
+_NO_OPTIONS = {"client_secret", "revocation_endpoint"}
+
+
+class _UsageError(Exception):
+    """What was asked for cannot be done; nothing was sent."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            # An abbreviation could be taken for the option that there must not be.
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=EXIT_CODES,
+            **options,
+        )
+        self.add_argument("--client-secret", nargs="?", action=_Refuse, help=argparse.SUPPRESS)
+
+    def error(self, message: str) -> NoReturn:
+        _complain(f"{message} (see {self.prog} --help)")
+        raise SystemExit(USAGE)
+
+
+class _Refuse(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        parser.error(
+            "a secret as an argument is there for all to see in the process list: "
+            f"use {PREFIX}CLIENT_SECRET, --client-secret-file or the prompt"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    :param arguments: by default those of the process.
+    :returns: the exit code.
+    :raises SystemExit: the arguments are wrong, or help was asked for.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What a server says may be more than this terminal or pipe can show.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    given = _parser().parse_args(arguments)
+    try:
+        status: int = given.run(given)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Who read has gone, and what is still buffered would be one more error at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except requests.exceptions.RequestException as error:
+        hint = "; 'alf inspect' says what to try" if isinstance(error, TokenError) else ""
+        return _fail(error, hint)
+    except (_UsageError, ValueError) as error:
+        _complain(str(error))
+        return USAGE
+    except OSError as error:
+        _complain(f"the output could not be written: {error.strerror}")
+        return USAGE
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="alf", description="OAuth 2.0 tokens for machines, and calls with them.")
+    parser.add_argument("--version", action="version", version=f"alf {alf.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    token = commands.add_parser("token", help="print a token", description=_run_token.__doc__)
+    token.add_argument("--show", action="store_true", help="in full on a terminal, too")
+    token.add_argument("--renew", action="store_true", help="a new one, whatever is kept")
+    token.set_defaults(run=_run_token)
+
+    request = commands.add_parser(
+        "request", help="call an API with a token", description=_run_request.__doc__
+    )
+    request.add_argument("method", metavar="METHOD", help="GET, POST, ...")
+    request.add_argument("url", metavar="URL")
+    request.add_argument(
+        "-d",
+        "--data",
+        metavar="DATA",
+        help="the body: text, @FILE or, for standard input, @-",
+    )
+    request.add_argument(
+        "-H",
+        "--header",
+        metavar="'NAME: VALUE'",
+        dest="headers",
+        action="append",
+        default=[],
+        type=_header,
+        help="a header; may be repeated",
+    )
+    request.add_argument(
+        "--fail", action="store_true", help="exit with 4 where it answers 4xx, 5xx"
+    )
+    request.add_argument("--timeout", metavar="SECONDS", type=_seconds, help="to wait for the API")
+    request.set_defaults(run=_run_request)
+
+    inspect = commands.add_parser(
+        "inspect", help="explain what the endpoint answers", description=_run_inspect.__doc__
+    )
+    inspect.set_defaults(run=_run_inspect)
+
+    for command in (token, request, inspect):
+        group = command.add_argument_group(
+            "configuration",
+            f"Each may be in the environment, too: {PREFIX}SCOPE for --scope. The client's secret "
+            f"is in {PREFIX}CLIENT_SECRET or in a file, or is asked for on a terminal.",
+        )
+        for setting in SETTINGS:
+            if setting.name not in _NO_OPTIONS:
+                group.add_argument(
+                    _option(setting.name), dest=setting.name, metavar="VALUE", help=setting.meaning
+                )
+    return parser
+
+
+def _run_token(given: argparse.Namespace) -> int:
+    """Print a token: masked on a terminal, plain into a pipe or a file."""
+    with _client(given) as client:
+        token = client.renew_token() if given.renew else client.token
+    text = token.access_token
+    if sys.stdout.isatty() and not given.show:
+        text = f"{'*' * 12} ({len(text)} characters; --show prints them)"
+    print(text)  # noqa: T201
+    return OK
+
+
+def _run_request(given: argparse.Namespace) -> int:
+    """Call an API with a token, and write the body of its response, whatever its status."""
+    if given.data == "@-" and given.client_secret_file == "-":
+        message = "the body and the secret cannot both be standard input"
+        raise _UsageError(message)
+    with (
+        _client(given) as client,
+        _body(given.data) as body,
+        client.request(
+            given.method,
+            given.url,
+            data=body,
+            headers=_combined(given.headers),
+            timeout=given.timeout,
+            stream=True,
+        ) as response,
+    ):
+        for piece in response.iter_content(65536):
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+    if response.status_code < 400:
+        return OK
+    _complain(f"{given.method} {given.url} answered {response.status_code} {response.reason}")
+    return API_ERROR if given.fail else OK
+
+
+def _run_inspect(given: argparse.Namespace) -> int:
+    """Ask for a new token, and explain the answer; for a failure, what to try."""
+    options = _options(given)
+    # What is looked at is the endpoint, not what others keep of it.
+    options.pop("token_storage", None)
+    answers: list[requests.Response] = []
+    with requests.Session() as session, _make(token_session=session, **options) as client:
+        session.hooks["response"].append(lambda response, **_: answers.append(response))
+        try:
+            token = client.renew_token()
+        except requests.exceptions.RequestException as error:
+            status = _fail(error)
+            _print(*(f"try: {line}" for line in advise(error)))
+            return status
+        _print(*describe(token, answers[-1], options))
+    return OK
+
+
+def _fail(error: requests.exceptions.RequestException, hint: str = "") -> int:
+    _complain(reason(error) + hint)
+    if isinstance(error, TokenError):
+        return REFUSED
+    # No URL, no header: nothing was sent.
+    return USAGE if isinstance(error, ValueError) else NETWORK
+
+
+def _client(given: argparse.Namespace) -> Client:
+    return _make(**_options(given))
+
+
+def _options(given: argparse.Namespace) -> dict[str, Any]:
+    """The Client's keyword arguments, of options and environment; a secret is asked for."""
+    try:
+        arguments = read_settings(
+            (setting, _option(setting.name), text)
+            for setting in SETTINGS
+            if (text := getattr(given, setting.name, None)) is not None
+        )
+        options = read_environment(PREFIX, arguments)
+    except (ImportError, ValueError) as error:
+        raise _UsageError(str(error)) from None
+    if lacks_secret(options) and sys.stdin is not None and sys.stdin.isatty():
+        try:
+            options["client_secret"] = getpass.getpass("Client secret: ")
+        except EOFError:
+            message = "no client secret"
+            raise _UsageError(message) from None
+    return options
+
+
+def _make(**options: Any) -> Client:
+    missing = missing_variables(PREFIX, options)
+    if missing:
+        message = f"not set: {', '.join(missing)}; there are options, too: see alf token --help"
+        raise _UsageError(message)
+    try:
+        return Client(
+            **options,
+            # What a thread would do in the background ends with this process.
+            token_refresh="blocking",
+            raise_token_error=True,
+        )
+    except (ImportError, TypeError, ValueError) as error:
+        raise _UsageError(str(error)) from None
+
+
+@contextlib.contextmanager
+def _body(data: str | None) -> Iterator[Any]:
+    """What ``-d`` names. A pipe is read to its end: after a 401 the body is sent once more."""
+    if data is None or not data.startswith("@"):
+        yield None if data is None else data.encode()
+    elif data == "@-":
+        yield sys.stdin.buffer.read()
+    else:
+        try:
+            file = Path(data[1:]).open("rb")  # noqa: SIM115 (only what opening it raises is caught)
+        except OSError as error:
+            message = f"{data[1:]!r} cannot be read: {error.strerror}"
+            raise _UsageError(message) from None
+        with file:
+            yield file
+
+
+def _header(text: str) -> tuple[str, str]:
+    try:
+        name, value = parse_header(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if name.lower() == "authorization":
+        message = "Authorization is what alf writes"
+        raise argparse.ArgumentTypeError(message)
+    if not text.isprintable():
+        message = "expected no line break and no other control character"
+        raise argparse.ArgumentTypeError(message)
+    return name, value
+
+
+def _combined(headers: Sequence[tuple[str, str]]) -> CaseInsensitiveDict[bytes]:
+    """One header a name: the values of several become a list (RFC 9110 §5.3)."""
+    combined: CaseInsensitiveDict[bytes] = CaseInsensitiveDict()
+    for name, value in headers:
+        before = combined.get(name)
+        combined[name] = value.encode() if before is None else before + b", " + value.encode()
+    return combined
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = parse_number(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not 0 < seconds < float("inf"):
+        message = "expected a number above 0"
+        raise argparse.ArgumentTypeError(message)
+    return seconds
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _print(*lines: str) -> None:
+    for line in lines:
+        print(printable(line), flush=True)  # noqa: T201
+
+
+def _complain(text: str) -> None:
+    """One line on standard error, without what would move a terminal's cursor."""
+    print(f"alf: {' '.join(printable(text).split())}", file=sys.stderr)  # noqa: T201
