@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import requests
+from requests.auth import AuthBase
 from requests.cookies import extract_cookies_to_jar
 from requests.exceptions import RequestException, UnrewindableBodyError
 from requests.hooks import dispatch_hook
@@ -286,10 +287,7 @@ class Client(requests.Session):
         try:
             # First of all, so that no body is read for a request that will not be sent.
             if auth is None and self.auth is self._bearer:
-                takes_token = self._takes_token(url, params)
-                auth = (
-                    self._bearer.carrying(self._token_manager.token()) if takes_token else _NO_AUTH
-                )
+                auth = self._auth_for(url, params)
             return super().request(
                 method,
                 url,
@@ -400,17 +398,22 @@ class Client(requests.Session):
         clone.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return clone
 
-    def _takes_token(self, url: Any, params: Any) -> bool:
-        """Whether to have a token ready for this URL."""
-        if self._bearer.has_carried and self._token_hosts is None:
-            return True
-        prepared = requests.PreparedRequest()
-        try:
-            prepared.prepare_url(url, params)
-            self.get_adapter(str(prepared.url))
-        except Exception:  # requests will say so itself, and no token is asked for in vain
-            return False
-        return self._bearer.allows(prepared.url)
+    def _auth_for(self, url: Any, params: Any) -> AuthBase | None:
+        """What writes a token on the request for this URL; ``None``: not known before it is one."""
+        if not self._bearer.has_carried or self._token_hosts is not None:
+            prepared = requests.PreparedRequest()
+            try:
+                prepared.prepare_url(url, params)
+            except Exception:
+                # requests will say so itself, unless a subclass makes a whole URL of it.
+                return None
+            try:
+                self.get_adapter(str(prepared.url))
+            except RequestException:  # which says this one, too: no token is asked for in vain
+                return _NO_AUTH
+            if not self._bearer.allows(prepared.url):
+                return _NO_AUTH
+        return self._bearer.carrying(self._token_manager.token())
 
     def _send_once(
         self, request: requests.PreparedRequest, hooks: list[Any], kwargs: dict[str, Any]

@@ -476,6 +476,16 @@ def test_a_subclass_that_overrides_request(make_client: MakeClient, api: Api) ->
     assert api.requests[0].path == "/things"
 
 
+def test_a_subclass_that_makes_whole_urls_of_paths(make_client: MakeClient, api: Api) -> None:
+    class Based(Client):
+        def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+            request.url = f"{api.url}{request.url}"
+            return super().prepare_request(request)
+
+    assert make_client(Based).get("/reports").status_code == 200
+    assert api.requests[0].authorization == "Bearer token-1"
+
+
 def test_a_subclass_that_says_what_a_refusal_is(
     make_client: MakeClient, tokens: TokenServer, api: Api
 ) -> None:
