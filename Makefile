@@ -19,6 +19,7 @@ lint: .venv/dev.stamp
 
 types: .venv/dev.stamp
 	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: .venv/docs.stamp  ## docs/_build/html; a warning is an error
 	$(BIN)/sphinx-build --quiet --fail-on-warning --builder html docs docs/_build/html

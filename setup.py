@@ -97,7 +97,7 @@ setup(
         "crypto": CRYPTO,
         "demo": DEMO,
         "jwt": JWT,
-        "dev": [*TEST, "mypy", "ruff"],
+        "dev": [*TEST, "build", "mypy", "pyright[nodejs]", "ruff", "tox", "twine"],
         "docs": ["furo", "sphinx"],
         "file": FILE,
         "test": TEST,

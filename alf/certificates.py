@@ -20,7 +20,7 @@ def check_cert(cert: Any) -> Any:
     :raises TypeError: it is neither a path nor a pair of paths (certificate, key).
     """
     is_pair = isinstance(cert, tuple) and len(cert) == 2
-    paths = cert if is_pair else (cert,)
+    paths: tuple[Any, ...] = cert if is_pair else (cert,)
     if cert is not None and not all(isinstance(path, (str, os.PathLike)) for path in paths):
         message = (
             "token_cert must be the path of a file with certificate and key, or a pair of paths, "

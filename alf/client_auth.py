@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from types import NoneType
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlencode
 
 import requests
@@ -359,7 +359,7 @@ def as_client_auth(client_auth: Any, client_secret: object) -> ClientAuth:
     elif isinstance(client_auth, tuple) and [type(part) for part in client_auth] == [str, str]:
         auth = OtherClientAuth(_Basic(client_auth[0], client_auth[1], is_raw=True))
     elif callable(client_auth) and not is_class:
-        auth = OtherClientAuth(client_auth)
+        auth = OtherClientAuth(cast("Sign", client_auth))
     else:
         message = (
             "client_auth must be the name of a method, an object of alf.client_auth or what "

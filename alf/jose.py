@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 __all__ = ["SigningKey", "encode_jwt", "hmac_signer"]
 
@@ -49,7 +49,7 @@ class SigningKey:
                 message = "algorithm is missing: a callable that signs does not tell it"
                 raise TypeError(message)
             known = {*_CURVES.values(), *_RSA, "EdDSA"}
-            self._sign: Callable[[bytes], bytes] | None = key
+            self._sign: Callable[[bytes], bytes] | None = cast("Callable[[bytes], bytes]", key)
         else:
             key, jwk = _load(key)
             self.key_id = jwk.get("kid")

@@ -98,7 +98,7 @@ class _Flight:
     """One token request, and all who wait for it."""
 
     def __init__(self, reason: Reason) -> None:
-        self.reason = reason
+        self.reason: Reason = reason
         self.leader = threading.get_ident()
         self.landed = threading.Event()
         self.held: _Held | None = None
@@ -433,7 +433,6 @@ class TokenManager:
                 return flight.held
 
     def _fly(self, flight: _Flight, wanted: _Wanted) -> _Held:
-        held = None
         try:
             held = flight.held = self._obtain(wanted, flight.reason)
         except Exception as error:
@@ -441,7 +440,7 @@ class TokenManager:
             raise
         finally:
             # With neither token nor error (an interrupt) one of those who wait takes over.
-            self._land(flight, held)
+            self._land(flight, flight.held)
         return held
 
     def _land(self, flight: _Flight, held: _Held | None = None) -> None:

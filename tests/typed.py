@@ -1,0 +1,91 @@
+"""Checked by mypy and pyright (``make types``), never run: how a Client may be used, by its types.
+
+The lines with ``type: ignore`` must be errors: both checkers complain of a comment in vain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import requests
+from requests.adapters import HTTPAdapter
+from typing_extensions import assert_type
+
+from alf import BearerTokenAuth, Client, NoAuth, Token, TokenError, TokenManager
+from alf.testing import FakeTokenEndpoint, StaticToken
+
+
+class ReportsClient(Client):
+    """A user's own."""
+
+
+def takes_a_session(session: requests.Session) -> requests.Response:
+    return session.get("https://api.example.com/reports")
+
+
+def takes_a_class(session_class: type[requests.Session]) -> None: ...
+
+
+def takes_a_factory(factory: Callable[[], requests.Session]) -> None: ...
+
+
+client = Client(
+    token_endpoint="https://id.example.com/token",
+    client_id="client-id",
+    client_secret="secret",
+    scope=["read", "write"],
+    token_params={"a": "1"},
+    token_timeout=(3.05, 10),
+    token_hosts=("api.example.com",),
+)
+
+# Wherever a Session is.
+session: requests.Session = client
+sessions: list[requests.Session] = [client, ReportsClient.from_env(), StaticToken()]
+takes_a_session(client)
+takes_a_class(Client)
+takes_a_factory(Client.from_env)
+takes_a_factory(StaticToken)
+client.mount("https://", HTTPAdapter())
+client.headers["X-Team"] = "reports"
+client.auth = ("user", "password")
+
+# What comes of it.
+assert_type(takes_a_session(client), requests.Response)
+assert_type(client.post("https://api.example.com/", json={"a": 1}, stream=True), requests.Response)
+assert_type(client.request("GET", "https://api.example.com/"), requests.Response)
+prepared = client.prepare_request(requests.Request("GET", "https://api.example.com/"))
+assert_type(client.send(prepared), requests.Response)
+assert_type(Client.from_env("REPORTS_", scope="read"), Client)
+assert_type(ReportsClient.from_env(), ReportsClient)
+assert_type(client.token, Token)
+assert_type(client.token.scope, "str | None")
+assert_type(client.renew_token().authorization, str)
+with ReportsClient.from_env() as entered:
+    assert_type(entered, ReportsClient)
+with FakeTokenEndpoint() as endpoint:
+    assert_type(endpoint, FakeTokenEndpoint)
+    assert_type(endpoint.granted, list[str])
+
+# As auth= of any Session.
+session.get("https://api.example.com/", auth=BearerTokenAuth("a-token", hosts=["a"]))
+session.get("https://api.example.com/", auth=NoAuth())
+session.auth = BearerTokenAuth(lambda: client.token)
+
+try:
+    client.get("https://api.example.com/")
+except requests.RequestException as error:
+    if isinstance(error, TokenError):
+        assert_type(error.error, "str | None")
+
+manager = TokenManager("https://id.example.com/token", "client-id", "secret")
+assert_type(manager.get_token(), str)
+
+# What must be errors.
+Client(client_id=1)  # type: ignore[arg-type]
+Client(client_id="client-id", token_hots=["a"])  # type: ignore[call-arg]
+Client("https://id.example.com/token", client_id="client-id")  # type: ignore[misc]
+Client(client_id="client-id", token_refresh="sometimes")  # type: ignore[arg-type]
+client.token = Token("a-token")  # type: ignore[misc]
+client.token.access_token = "another"  # type: ignore[misc]
+BearerTokenAuth(1)  # type: ignore[arg-type]
