@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test bench lint types docs diagram bench-fleet format clean
+.PHONY: run test bench bench-fleet lint types matrix dist docs diagram format clean
 
 run: .venv/demo.stamp  ## a token's life, shown against an embedded server
 	$(BIN)/python -m examples.demo
@@ -21,6 +21,14 @@ types: .venv/dev.stamp
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+matrix: .venv/dev.stamp  ## the suite on every Python here, with old and new requests and urllib3
+	$(BIN)/tox run $(ARGS)
+
+dist: .venv/dev.stamp  ## what goes to PyPI
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
 docs: .venv/docs.stamp  ## docs/_build/html; a warning is an error
 	$(BIN)/sphinx-build --quiet --fail-on-warning --builder html docs docs/_build/html
 
@@ -35,7 +43,7 @@ format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv benchmarks/.venvs build dist docs/_build *.egg-info
+	rm -rf .venv .tox benchmarks/.venvs build dist docs/_build *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

@@ -31,6 +31,7 @@ TEST = [
     *DEMO,
     *FILE,
     *JWT,
+    "build",
     "CacheControl",
     "cachelib",
     "cachetools",
@@ -59,8 +60,11 @@ TEST = [
     "requests-oauthlib",
     "requests-toolbelt",
     "responses",
+    "setuptools>=69",
     "trustme",
+    "twine",
     "valkey",
+    "wheel",
 ]
 
 setup(
@@ -97,7 +101,7 @@ setup(
         "crypto": CRYPTO,
         "demo": DEMO,
         "jwt": JWT,
-        "dev": [*TEST, "build", "mypy", "pyright[nodejs]", "ruff", "tox", "twine"],
+        "dev": [*TEST, "mypy", "pyright[nodejs]", "ruff", "tox"],
         "docs": ["furo", "sphinx"],
         "file": FILE,
         "test": TEST,
