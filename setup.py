@@ -100,10 +100,10 @@ setup(
         "bench": ["matplotlib"],
         "crypto": CRYPTO,
         "demo": DEMO,
-        "jwt": JWT,
         "dev": [*TEST, "mypy", "pyright[nodejs]", "ruff", "tox"],
         "docs": ["furo", "sphinx"],
         "file": FILE,
+        "jwt": JWT,
         "test": TEST,
     },
 )

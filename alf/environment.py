@@ -116,6 +116,15 @@ def _parse_hosts(text: str) -> list[str]:
     return text.replace(",", " ").split()
 
 
+def _parse_storage(text: str) -> Any:
+    if text != "file":
+        message = "expected file"
+        raise ValueError(message)
+    from alf.storages import FileStorage
+
+    return FileStorage()
+
+
 def _parse_key_file(text: str) -> Any:
     from alf.client_auth import PrivateKeyJWT
 
@@ -172,6 +181,7 @@ SETTINGS = (
     Setting("token_retry", "how often to retry (default: 0)", _parse_whole_number),
     Setting("token_settle_time", "seconds that the API may take to know it", parse_number),
     Setting("token_hosts", "the hosts that may see the token, commas between", _parse_hosts),
+    Setting("token_storage", "file: keep the token for the next run", _parse_storage),
     Setting("revocation_endpoint", "URL of the revocation endpoint"),
 )
 
