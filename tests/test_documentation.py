@@ -130,6 +130,8 @@ def test_an_example_runs(
     before = "".join(code for word, code in BEFORE.items() if word in block)
     after = "".join(code for word, code in AFTER.items() if word in block)
     code = f"{before}{block}\n{after}"
+    if "6379" in code:
+        code = code.replace("6379", str(request.getfixturevalue("redis_port")))
     for there, here in {
         "http://example.com/token": tokens.endpoint,
         "https://id.example.com": tokens.url,
@@ -139,8 +141,6 @@ def test_an_example_runs(
         '"/run/secrets/client-secret"': 'secrets.name + "/client-secret"',
     }.items():
         code = code.replace(there, here)
-    if "6379" in code:
-        code = code.replace("6379", str(request.getfixturevalue("redis_port")))
     names = {
         "TOKEN_ENDPOINT": tokens.endpoint,
         "API": api.url,
