@@ -163,3 +163,16 @@ def test_an_example_runs(
     )
     assert done.returncode == 0, done.stderr
     assert tokens.requests or "proxies" in block
+
+
+def test_the_tutorial_from_its_first_example_to_its_last(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "\n".join(examples("docs/tutorial.rst"))],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
