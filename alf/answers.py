@@ -19,9 +19,8 @@ def read_body(response: requests.Response) -> None:
     :raises requests.exceptions.RequestException: it ends before its ``Content-Length``, or its
         connection does.
     """
-    if hasattr(response.raw, "enforce_content_length"):
-        # What urllib3 2 does by itself, and 1.26 if told.
-        response.raw.enforce_content_length = True
+    # What urllib3 2 does by itself, and 1.26 if told.
+    response.raw.enforce_content_length = True
     chunks: list[bytes] = []
     size = 0
     for chunk in response.iter_content(8192):

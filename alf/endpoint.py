@@ -605,8 +605,6 @@ def _urllib3_error(error: requests.exceptions.RequestException) -> HTTPError | N
     cause: object = error.args[0] if error.args else None
     if isinstance(cause, MaxRetryError):
         cause = cause.reason
-    if isinstance(cause, OSError) and not isinstance(cause, HTTPError):
-        return ProtocolError(str(cause), cause)
     return cause if isinstance(cause, HTTPError) else None
 
 

@@ -76,6 +76,31 @@ def test_a_request_that_was_sent_can_be_copied_and_pickled(
     assert api.requests[-1].authorization == "Bearer token-1"
 
 
+def test_a_request_that_is_not_prepared_is_refused_as_by_any_session(
+    client: Client, tokens: TokenServer, api: Api
+) -> None:
+    with pytest.raises(ValueError, match="PreparedRequest"):
+        client.send(requests.Request("GET", api.url))  # type: ignore[arg-type]
+    assert not tokens.requests
+
+
+def test_a_redirect_that_a_hook_made_up_is_followed_with_the_token(
+    client: Client, api: Api
+) -> None:
+    def redirect(response: requests.Response, **_: Any) -> requests.Response | None:
+        if response.request.url != f"{api.url}/":
+            return None
+        made_up = requests.Response()
+        made_up.status_code, made_up.url, made_up.raw = 302, response.url, response.raw
+        made_up.headers["Location"] = "/there"
+        made_up.request = requests.Request("GET", response.url).prepare()
+        return made_up
+
+    assert client.get(f"{api.url}/", hooks={"response": redirect}).status_code == 200
+    assert [request.path for request in api.requests] == ["/", "/there"]
+    assert api.requests[-1].authorization == "Bearer token-1"
+
+
 KEPT: list[requests.Response] = []
 
 
