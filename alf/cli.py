@@ -97,8 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Who read has gone, and what is still buffered would be one more error at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return PIPE_CLOSED
     except requests.exceptions.RequestException as error:
         hint = "; 'alf inspect' says what to try" if isinstance(error, TokenError) else ""
@@ -107,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(str(error))
         return USAGE
     except OSError as error:
+        _give_up_output()
         _complain(f"the output could not be written: {error.strerror}")
         return USAGE
     return status
@@ -320,6 +320,11 @@ def _seconds(text: str) -> float:
         message = "expected a number above 0"
         raise argparse.ArgumentTypeError(message)
     return seconds
+
+
+def _give_up_output() -> None:
+    """What is still buffered goes nowhere: at exit it would be one more error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _option(name: str) -> str:

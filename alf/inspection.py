@@ -285,7 +285,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             getattr(cause, "reason", None),
             *cause.args,
             cause.__cause__,
-            cause.__context__,
+            None if cause.__suppress_context__ else cause.__context__,
         ]
         cause = next((inner for inner in nested if isinstance(inner, BaseException)), None)
 

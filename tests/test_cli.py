@@ -239,7 +239,7 @@ def test_no_endpoint_at_all(run: Run) -> None:
         ),
         (("token", "--token-storage", "redis"), "--token-storage: expected file"),
         (("request", "GET"), "required: URL"),
-        (("request", "GET", "example.com"), "No scheme supplied"),
+        (("request", "GET", "example.com"), "No schem"),
         (("request", "GET", "http://"), "No host supplied"),
         (("request", "GET", "ftp://example.com"), "ftp://example.com"),
         (
@@ -479,8 +479,7 @@ def test_output_that_cannot_be_written(api: Api) -> None:
         process = start("request", "GET", api.url, stdout=full)
         _, complaint = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert b"could not be written: No space left on device" in complaint
-    assert b"Traceback" not in complaint
+    assert complaint == b"alf: the output could not be written: No space left on device\n"
 
 
 def test_an_interrupt(tokens: TokenServer) -> None:
@@ -701,7 +700,6 @@ def test_inspect_of_an_issuer_without_metadata(run: Run, tokens: TokenServer) ->
         ("http://127.0.0.1:1/token", "Connection refused", "whether the server runs"),
         ("https://nowhere.invalid/token", "could not be resolved", "spelling of the host's name"),
         ("https://{tokens}/token", "TLS failed (", "whether the port speaks TLS"),
-        ("http://.example.com/token", "URL", "https://id.example.com/oauth/token"),
     ],
 )
 def test_inspect_says_what_to_try_where_nobody_answers(
@@ -709,9 +707,15 @@ def test_inspect_says_what_to_try_where_nobody_answers(
 ) -> None:
     endpoint = endpoint.replace("{tokens}", f"127.0.0.1:{tokens.port}")
     done = run("inspect", "--token-endpoint", endpoint)
-    assert done.status == (2 if reason == "URL" else 3)
+    assert done.status == 3
     assert reason in done.err
     assert advice in done.out.decode()
+
+
+def test_inspect_of_what_is_no_url(run: Run) -> None:
+    done = run("inspect", "--token-endpoint", "http://*.example.com/token")
+    assert done.status == 2
+    assert "https://id.example.com/oauth/token" in done.out.decode()
 
 
 def test_inspect_of_an_endpoint_that_takes_too_long(run: Run, tokens: TokenServer) -> None:
