@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import requests
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,6 +64,8 @@ class Body:
 
 
 texts = st.text(max_size=20)
+# urllib3 1.26 leaves a str to http.client, which takes Latin-1 alone.
+letters = st.characters(max_codepoint=0xFF if urllib3.__version__.startswith("1.") else None)
 # More than one write of http.client now and then.
 contents = st.binary(max_size=40) | st.binary(min_size=1, max_size=3).map(lambda b: b * 30_000)
 pairs = st.lists(st.tuples(st.text(min_size=1, max_size=5), texts), max_size=4)
@@ -75,7 +78,7 @@ values = st.recursive(
 
 @st.composite
 def bodies(draw: st.DrawFn, folder: Path) -> Body:
-    content, text = draw(contents), draw(texts)
+    content, text = draw(contents), draw(st.text(letters, max_size=20))
     offset = draw(st.integers(0, len(content)))
     form, value = draw(pairs), draw(values)
 
@@ -91,7 +94,8 @@ def bodies(draw: st.DrawFn, folder: Path) -> Body:
         path.write_bytes(content)
         return at_offset(path.open("rb"))
 
-    pieces = [content[:offset], content[offset:], b"end"]
+    # An empty piece ends the body where requests is old.
+    pieces = [piece for piece in (content[:offset], content[offset:], b"end") if piece]
     return draw(
         st.sampled_from(
             [
