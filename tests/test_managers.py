@@ -227,6 +227,32 @@ def test_the_same_token_with_a_longer_life_is_renewed_like_any_other(
     assert len(tokens.requests) == 4
 
 
+def test_another_token_with_no_longer_life_is_not_renewed_early_again(
+    blocking: Client, tokens: TokenServer, clock: TurnedClock
+) -> None:
+    assert blocking.token.access_token == "token-1"
+    clock.turn(3600 - 50)
+    tokens.expires_in = 40
+    for _ in range(37):
+        assert blocking.token.access_token == "token-2"
+        clock.turn(1)
+    assert len(tokens.requests) == 2
+
+
+def test_a_token_in_place_of_a_refused_one_is_renewed_early_like_any_other(
+    blocking: Client, tokens: TokenServer, api: Api, clock: TurnedClock
+) -> None:
+    tokens.expires_in = None
+    assert blocking.get(api.url).status_code == 200
+    tokens.alive.clear()
+    tokens.expires_in = 3600
+    assert blocking.get(api.url).status_code == 200
+    clock.turn(3600 - 50)
+    tokens.replies = [Reply(503)]
+    assert blocking.get(api.url).status_code == 200
+    assert len(tokens.requests) == 3
+
+
 # -- early renewal -----------------------------------------------------------------------------
 
 
