@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from alf import Client, TokenManager
 from tests.caches import running_redis
+from tests.leaks import SECRET, LeakWatch
 from tests.servers import Api, TokenServer, TurnedClock, running
 
 # The same examples each time, so that a run says the same twice. To look for what has not been
@@ -26,6 +27,10 @@ settings.register_profile(
     "search", settings.get_profile("alf"), derandomize=False, max_examples=2000
 )
 settings.load_profile("alf")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(LeakWatch())
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -84,7 +89,7 @@ def make_client(tokens: TokenServer) -> Iterator[Callable[..., Client]]:
         given = {
             "token_endpoint": tokens.endpoint,
             "client_id": "client-id",
-            "client_secret": "top-secret",
+            "client_secret": SECRET,
             **options,
         }
         clients.append(cls(**given))
