@@ -184,10 +184,11 @@ class TokenStorage:
         ttl = min(math.ceil(life), _LONGEST_TTL)
         try:
             answer: Any = self._call(self._backend.set, self._key, _write_entry(token), ttl)
+            is_denied = answer is not None and not answer
         except Exception as error:
             return self._note_failure(self._writing, error)
         # memcached's clients say so when they fail; others mean something else by it.
-        if answer is not None and not answer and self.load() != token:
+        if is_denied and self.load() != token:
             return self._note_failure(self._writing, None)
         self._note_success(self._writing)
         return None

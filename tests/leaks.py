@@ -1,9 +1,9 @@
 """Fails the whole run if a token or a secret is shown anywhere that it must not be.
 
-Watched through every test: log records of alf, urllib3 and requests down to DEBUG, what is written
-to stdout and stderr, warnings, and, from Python 3.12 on, the text of every exception that leaves a
-function of alf's client and managers. A test that wants to show a token reads its own output
-(``capsys.readouterr()``).
+Watched through every test: log records of alf down to DEBUG, and those of requests and urllib3 that
+are on; what is written to stdout and stderr; warnings; and, from Python 3.12 on, the text of every
+exception that leaves a function of alf's client and managers. A test that wants to show a token
+reads its own output (``capsys.readouterr()``).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class LeakWatch(logging.Handler):
         loggers = [logging.getLogger(name) for name in _WATCHED]
         for logger in loggers:
             logger.addHandler(self)
-            logger.setLevel(logging.DEBUG)
+        logging.getLogger("alf").setLevel(logging.DEBUG)
         monitoring: Any = getattr(sys, "monitoring", None)
         if monitoring:
             tool, event = 4, monitoring.events.PY_UNWIND

@@ -25,7 +25,7 @@ def test_log_of_alf():
     logging.getLogger("alf").debug("got %s", "token-17")
 
 def test_log_of_urllib3():
-    logging.getLogger("urllib3.connectionpool").info("top-secret")
+    logging.getLogger("urllib3.connectionpool").warning("top-secret")
 
 def test_log_of_an_exception():
     try:
