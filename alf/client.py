@@ -22,7 +22,8 @@ from alf.client_auth import ClientAuth, Sign
 from alf.dpop import as_dpop_key, asks_for_nonce
 from alf.environment import missing_variables, read_environment
 from alf.events import Event
-from alf.managers import Refusal, TokenManager, manage
+from alf.legacy import manage
+from alf.managers import Refusal, TokenManager
 from alf.tokens import Token, TokenError
 
 __all__ = ["Client"]
