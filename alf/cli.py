@@ -17,6 +17,7 @@ from requests.structures import CaseInsensitiveDict
 
 import alf
 from alf.client import Client
+from alf.discovery import shown_url
 from alf.environment import (
     SETTINGS,
     lacks_secret,
@@ -201,7 +202,8 @@ def _run_request(given: argparse.Namespace) -> int:
             sys.stdout.buffer.flush()
     if response.status_code < 400:
         return OK
-    _complain(f"{given.method} {given.url} answered {response.status_code} {response.reason}")
+    status = f"{response.status_code} {response.reason}"
+    _complain(f"{given.method} {shown_url(given.url)} answered {status}")
     return API_ERROR if given.fail else OK
 
 

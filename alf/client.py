@@ -203,9 +203,9 @@ class Client(requests.Session):
         ``CLIENT_ID``, ``CLIENT_SECRET``, ``CLIENT_AUTH``, ``SCOPE``, ``AUDIENCE``, ``RESOURCE``
         (blanks between several), ``TOKEN_PARAMS`` (``a=1&b=2``), ``TOKEN_HEADERS`` (``Name:
         value``, one a line), ``TOKEN_CERT`` (a path, or two with a colon between), ``DPOP``
-        (``yes``), ``TOKEN_TIMEOUT``, ``TOKEN_RETRY`` (a number), ``TOKEN_SETTLE_TIME``,
-        ``TOKEN_HOSTS`` (commas between), ``TOKEN_STORAGE`` (``file``) and
-        ``REVOCATION_ENDPOINT``; besides, ``CLIENT_SECRET_FILE``, the path of a file that the
+        (``yes``), ``TOKEN_TIMEOUT``, ``TOKEN_RETRY`` (how often, on 429, 500, 502, 503 and 504,
+        too), ``TOKEN_SETTLE_TIME``, ``TOKEN_HOSTS`` (commas between), ``TOKEN_STORAGE`` (``file``)
+        and ``REVOCATION_ENDPOINT``; besides, ``CLIENT_SECRET_FILE``, the path of a file that the
         secret is read from at each token request, and ``PRIVATE_KEY_FILE``, the path of the key
         (PEM or JWK) for ``private_key_jwt``.
 

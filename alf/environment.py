@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from urllib3.util.retry import Retry
+
 __all__ = [
     "SETTINGS",
     "Setting",
@@ -80,11 +82,11 @@ def parse_number(text: str) -> float:
         raise ValueError(message) from None
 
 
-def _parse_whole_number(text: str) -> int:
+def _parse_retry(text: str) -> Retry:
     if not text.isdecimal():
         message = "expected a whole number"
         raise ValueError(message)
-    return int(text)
+    return Retry(int(text), status_forcelist=(429, 500, 502, 503, 504), backoff_factor=0.5)
 
 
 def _parse_yes(text: str) -> bool:
@@ -178,7 +180,7 @@ SETTINGS = (
     Setting("token_cert", "path of a client certificate, or certificate:key", _parse_cert),
     Setting("dpop", "yes: have tokens bound to a new key (RFC 9449)", _parse_yes),
     Setting("token_timeout", "seconds to wait for the endpoint (default: 10)", parse_number),
-    Setting("token_retry", "how often to retry (default: 0)", _parse_whole_number),
+    Setting("token_retry", "how often to retry, on 429 and 5xx, too (default: 0)", _parse_retry),
     Setting("token_settle_time", "seconds that the API may take to know it", parse_number),
     Setting("token_hosts", "the hosts that may see the token, commas between", _parse_hosts),
     Setting("token_storage", "file: keep the token for the next run", _parse_storage),

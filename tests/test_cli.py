@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,10 +91,12 @@ def run(capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPa
     return run
 
 
-def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+def start(
+    *arguments: str, command: Sequence[str] = ("-m", "alf"), **options: Any
+) -> subprocess.Popen[bytes]:
     """The command in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "alf", *arguments],
+        [sys.executable, *command, *arguments],
         cwd=ROOT,
         **{
             "stdin": subprocess.DEVNULL,
@@ -396,7 +398,7 @@ def test_a_body_from_a_file_or_a_pipe_is_sent_again_after_a_401(
 def test_an_api_that_says_no(run: Run, api: Api) -> None:
     api.pages["/x"] = Reply(404, {"no": "such page"})
     for arguments, status in (((), 0), (("--fail",), 4)):
-        done = run("request", "GET", f"{api.url}/x", *arguments)
+        done = run("request", "GET", f"{api.url}/x?key={SECRET}", *arguments)
         assert (done.status, done.out) == (status, b'{"no": "such page"}')
         assert done.err == f"alf: GET {api.url}/x answered 404 Not Found\n"
 
@@ -491,7 +493,12 @@ def test_an_interrupt(tokens: TokenServer) -> None:
         return tokens.granted()
 
     tokens.replies = [dawdle]
-    process = start("token")
+    # A process that is started in the background may be told to ignore interrupts.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from alf.cli import main; sys.exit(main(['token']))"
+    )
+    process = start(command=["-c", code])
     assert arrived.wait(30)
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30) == (b"", b"")

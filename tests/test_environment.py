@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from alf import Client
-from tests.servers import Api, TokenServer
+from tests.servers import Api, Reply, TokenServer
 
 Variables = Callable[..., None]
 
@@ -109,6 +109,16 @@ def test_hosts_retries_and_timeout(
     assert made().get(api.url).status_code == 401
     assert api.requests[0].authorization is None
     assert not tokens.requests
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_retries_are_for_answers_too(
+    made: Made, variables: Variables, tokens: TokenServer, status: int
+) -> None:
+    variables(ALF_TOKEN_RETRY="1")
+    tokens.replies = [Reply(status)]
+    assert made().renew_token().access_token == "token-1"
+    assert len(tokens.requests) == 2
 
 
 def test_tokens_bound_to_a_key(made: Made, variables: Variables, tokens: TokenServer) -> None:
