@@ -108,9 +108,10 @@ def _is_loopback(host: str) -> bool:
 
 def shown_url(url: str) -> str:
     """As much of a URL as may be shown, whatever its form: neither userinfo nor query."""
-    place, _, rest = re.split("[?#]", url, maxsplit=1)[0].rpartition("@")
-    scheme, slashes, _ = place.partition("//")
-    return f"{scheme}//{rest}" if slashes else rest
+    place = re.split("[?#]", url, maxsplit=1)[0]
+    _, at, rest = place.rpartition("@")
+    scheme = re.match("[A-Za-z][A-Za-z0-9+.-]*://", place) if at else None
+    return rest if scheme is None else scheme[0] + rest
 
 
 def _shown(value: object) -> str:

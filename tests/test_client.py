@@ -673,6 +673,7 @@ def test_a_manager_of_alf_0_7_that_fails(tokens: TokenServer, api: Api) -> None:
         ({"token_endpoint": "http://example.com/token#x"}, ValueError, "token_endpoint"),
         ({"token_endpoint": "x://a:top-secret@example.com/?b"}, ValueError, "'x://example.com/'"),
         ({"token_endpoint": "a:top-secret@example.com?b"}, ValueError, "'example.com'"),
+        ({"token_endpoint": "a:top-secret@http://b@example.com"}, ValueError, "'example.com'"),
         ({"client_id": ""}, ValueError, "client_id"),
         ({"client_id": None}, TypeError, "client_id"),
         ({"client_id": b"client-id"}, TypeError, "client_id"),
