@@ -10,6 +10,7 @@ import math
 import os
 import random
 import re
+import stat
 import tempfile
 import threading
 import time
@@ -324,8 +325,8 @@ class FileStorage:
     Each entry is a file of mode 0600 that is replaced as a whole; processes that want a token at
     the same time wait for the one that asks. Needs the extra ``file``.
 
-    :param path: the folder; it is made, with mode 0700, where it is missing. By default
-        ``alf`` in the user's cache folder.
+    :param path: the folder; it is made, with mode 0700, where it is missing. One of another user,
+        or that anybody may write to, is not used. By default ``alf`` in the user's cache folder.
     :raises ImportError: the extra is not installed.
     """
 
@@ -342,7 +343,8 @@ class FileStorage:
 
     def get(self, key: str) -> str | None:
         """The entry; ``None`` where there is none, or one that another user has put there."""
-        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)
+        # Not blocked by a pipe that is planted in the file's place.
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
             descriptor = os.open(self._file(key), flags)
         except OSError:
@@ -386,6 +388,12 @@ class FileStorage:
 
     def _make_folder(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if hasattr(os, "geteuid"):
+            found = self._folder.stat()
+            if found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
+                # There anybody can put a link in the place of a lock file.
+                message = f"the folder {self._folder} is not this user's own to write to"
+                raise PermissionError(message)
 
     def _file(self, key: str) -> Path:
         # A digest is a file's name everywhere, whatever the key.

@@ -1217,6 +1217,50 @@ def test_a_link_that_somebody_put_there_is_not_followed(tmp_path: Path, folder: 
     assert planted.read_text() == "theirs"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes among files are POSIX's")
+def test_a_pipe_that_somebody_put_there_blocks_nobody(
+    make_client: MakeClient, tokens: TokenServer, folder: Path
+) -> None:
+    storage = FileStorage(folder)
+    storage.set("key", "mine")
+    (file,) = folder.iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    assert not storage.get("key")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes and owners of files are POSIX's")
+def test_a_folder_that_anybody_may_write_to_is_not_used(
+    make_client: MakeClient, tokens: TokenServer, tmp_path: Path, folder: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    storage = FileStorage(folder)
+    release = storage.claim("key", 1)
+    assert release is not None
+    release()
+    (lock,) = folder.iterdir()
+    lock.unlink()
+    lock.symlink_to(victim)
+    folder.chmod(0o777)
+    assert make_client(token_storage=storage).token.access_token == "token-1"
+    for write in (lambda: storage.set("key", "mine"), lambda: storage.claim("key", 1)):
+        with pytest.raises(PermissionError, match="not this user's own"):
+            write()
+    assert victim.read_text() == "precious"
+    assert list(folder.iterdir()) == [lock]
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away"
+)
+def test_a_folder_of_another_user_is_not_used(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    os.chown(folder, 65534, 65534)
+    with pytest.raises(PermissionError, match="not this user's own"):
+        FileStorage(folder).set("key", "mine")
+
+
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away"
 )
