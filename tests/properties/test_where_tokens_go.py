@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import jwt
 import pytest
 import requests
 import trustme
@@ -16,11 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alf import Client, NoAuth
+from alf.dpop import DPoPKey
 from tests.servers import Reply, Request, Server, TokenServer, running
 
 #: A name and a password for every host that there is.
 NETRC = "default login netrc password netrc\n"
 BASIC_OF_NETRC = "Basic bmV0cmM6bmV0cmM="
+
+KEY = DPoPKey()
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,14 @@ class Way:
     hops: list[Hop]
     seen: list[tuple[str, int, str | None]] = field(default_factory=list)
     dead: set[str] = field(default_factory=set)
+    proofs: list[str | None] = field(default_factory=list)
 
-    def answer(self, origin: str, number: int, authorization: str | None) -> Reply:
+    def answer(self, origin: str, number: int, request: Request) -> Reply:
+        authorization = request.authorization
         self.seen.append((origin, number, authorization))
+        self.proofs.append(request.headers["DPoP"])
         hop = self.hops[number]
-        if hop.refuses and (authorization or "").startswith("Bearer") and not self.dead:
+        if hop.refuses and (authorization or "").startswith(("Bearer", "DPoP")) and not self.dead:
             self.dead.add(authorization)
         if authorization in self.dead:
             return Reply(401, b"", {"WWW-Authenticate": "Bearer"})
@@ -108,10 +115,13 @@ def travel(
     *,
     trust_env: bool,
     token_hosts: list[str] | None = None,
+    is_bound: bool = False,
     **options: Any,
 ) -> requests.Response:
     tokens.requests.clear()
-    with client_of(tokens, token_hosts=token_hosts) as client:
+    tokens.members = {"token_type": "DPoP"} if is_bound else {}
+    dpop = KEY if is_bound else None
+    with client_of(tokens, token_hosts=token_hosts, dpop=dpop) as client:
         client.trust_env = trust_env
         return client.get(way.hops[0].url(0), **options)
 
@@ -124,9 +134,22 @@ def check(way: Way, *, allowed: bool, is_netrc_there: bool) -> None:
     for origin, _, authorization in way.seen:
         has_left = has_left or origin != first
         if allowed and not has_left:
-            assert re.fullmatch(r"Bearer token-\d+", authorization or ""), way.seen
+            assert re.fullmatch(r"(Bearer|DPoP) token-\d+", authorization or ""), way.seen
         else:
             assert authorization in others, way.seen
+
+
+def check_proofs(way: Way) -> None:
+    """A proof goes where the token goes, is of this very place, and is never used twice."""
+    ids = set()
+    for (origin, number, authorization), proof in zip(way.seen, way.proofs, strict=True):
+        assert (proof is not None) is (authorization or "").startswith("DPoP")
+        if proof is not None:
+            claims = jwt.decode(proof, options={"verify_signature": False})
+            assert origin_of(claims["htu"]) == origin
+            assert urlsplit(claims["htu"])[2:] == (f"/{number}", "", "")
+            ids.add(claims["jti"])
+    assert len(ids) == len(way.proofs) - way.proofs.count(None)
 
 
 def origin_of(url: str) -> str:
@@ -149,7 +172,7 @@ class Hosts:
         number = int(urlsplit(request.path).path.lstrip("/"))
         # By the server's own address, and by the name that it was called.
         name = urlsplit(f"//{request.headers['Host']}").hostname
-        return self.way.answer(f"{origin} as {name}", number, request.authorization)
+        return self.way.answer(f"{origin} as {name}", number, request)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +260,7 @@ class Proxy:
     def answer(self, request: Request) -> Reply:
         assert request.path.startswith("http://"), "not by way of the proxy"
         number = int(urlsplit(request.path).path.lstrip("/"))
-        return self.way.answer(origin_of(request.path), number, request.authorization)
+        return self.way.answer(origin_of(request.path), number, request)
 
 
 @pytest.fixture(scope="module")
@@ -286,6 +309,7 @@ def is_allowed(origin: str, token_hosts: list[str]) -> bool:
     st.lists(origins, min_size=2, max_size=4, unique=True).flatmap(hops),
     st.none() | st.lists(patterns, max_size=3),
     st.booleans(),
+    st.booleans(),
 )
 def test_redirects_between_hosts_of_any_name(
     proxy: Proxy,
@@ -294,6 +318,7 @@ def test_redirects_between_hosts_of_any_name(
     chain: list[Hop],
     token_hosts: list[str] | None,
     trust_env: bool,
+    is_bound: bool,
 ) -> None:
     way = proxy.way = Way(chain)
     response = travel(
@@ -301,10 +326,12 @@ def test_redirects_between_hosts_of_any_name(
         module_tokens,
         trust_env=trust_env,
         token_hosts=token_hosts,
+        is_bound=is_bound,
         proxies={"http": proxy.url},
     )
     allowed = token_hosts is None or is_allowed(origin_of(chain[0].origin), token_hosts)
     check(way, allowed=allowed, is_netrc_there=trust_env)
+    check_proofs(way)
     assert response.status_code == 200
     if not allowed:
         assert not module_tokens.requests, "a token was asked for in vain"
