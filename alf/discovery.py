@@ -94,7 +94,8 @@ def _is_safe(url: Any) -> bool:
         host, _ = parts.hostname, parts.port
     except (AttributeError, TypeError, ValueError):
         return False
-    if not isinstance(url, str) or not host:
+    # urlsplit() takes blanks and line breaks out, others do not.
+    if not isinstance(url, str) or not host or not url.isprintable() or " " in url:
         return False
     return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))
 

@@ -261,6 +261,8 @@ def test_a_client_without_a_certificate_has_not(
         ({"issuer": "=", "token_endpoint": "/token"}, "token_endpoint '/token'"),
         ({"issuer": "=", "token_endpoint": "http://id.example.com"}, "expected an https URL"),
         ({"issuer": "=", "token_endpoint": "https://[x/"}, "token_endpoint 'https://"),
+        ({"issuer": "=", "token_endpoint": " https://id.example.com"}, "expected an https URL"),
+        ({"issuer": "=", "token_endpoint": "https://id\n.example.com"}, "expected an https URL"),
         (
             {
                 "issuer": "=",
