@@ -361,9 +361,14 @@ PIECES = [
 
 
 def plain_session() -> requests.Session:
-    """A Session that does not make a header of the userinfo in a URL, for a Client does not."""
+    """A Session with a token that somebody keeps by hand."""
+
+    def carry(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = "Bearer by-hand"
+        return request
+
     session = requests.Session()
-    session.auth = NoAuth()
+    session.auth = carry
     return session
 
 
