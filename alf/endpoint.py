@@ -144,6 +144,11 @@ class TokenEndpoint:
         self._sent = weakref.WeakKeyDictionary()
 
     @property
+    def token_type(self) -> str:
+        """The scheme of the tokens that are asked for."""
+        return "Bearer" if self._dpop_key is None else "DPoP"
+
+    @property
     def client_id(self) -> str:
         """The client's identifier."""
         return self._credentials.client_id
@@ -428,8 +433,7 @@ class TokenEndpoint:
         if answer.get("error"):
             raise self._error(response)
         try:
-            token_type = "Bearer" if self._dpop_key is None else "DPoP"
-            return Token.from_answer(answer, issued_at, token_type)
+            return Token.from_answer(answer, issued_at, self.token_type)
         except ValueError as reason:
             message = f"the answer of {self} ({response.status_code}) {reason}"
             raise TokenError(message, response) from None

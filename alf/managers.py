@@ -469,6 +469,7 @@ class TokenManager:
         def is_wanted(token: Token) -> bool:
             return (
                 token.access_token != self._distrusted
+                and token.token_type == self._endpoint.token_type
                 and token.issued_at <= self._clock.time() + _CLOCK_SKEW
                 and wanted(self._hold(token), False)
             )

@@ -374,6 +374,17 @@ def test_rubbish_is_logged_once_and_replaced(
     assert "stored-token" not in caplog.text
 
 
+@pytest.mark.parametrize("scheme", ["DPoP", "Basic", "bearer-but-not-quite"])
+def test_a_stored_token_of_another_scheme_is_replaced(
+    make_client: MakeClient, api: Api, clock: TurnedClock, scheme: str
+) -> None:
+    storage = {"mine": json.dumps({**GOOD, "token_type": scheme})}
+    client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
+    assert client.get(api.url).status_code == 200
+    assert [request.authorization for request in api.requests] == ["Bearer token-1"]
+    assert json.loads(storage["mine"])["access_token"] == "token-1"
+
+
 def test_members_that_a_later_version_adds_are_ignored(
     make_client: MakeClient, clock: TurnedClock
 ) -> None:
