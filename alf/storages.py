@@ -53,7 +53,6 @@ _LONGEST_LOOK = 0.5
 
 _UNREADABLE = re.compile(r"[^A-Za-z0-9._-]+")
 _KEY = re.compile(r"[\x21-\x7e]{1,240}\Z")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9-]*\Z")
 
 
 def entry_key(
@@ -476,11 +475,7 @@ def _read_entry(value: object) -> Token:
         raise ValueError(message)
     token = Token(**{member.name: entry[member.name] for member in fields(Token)})
     numbers = (token.issued_at, 0.0 if token.expires_at is None else token.expires_at)
-    if (
-        not all(math.isfinite(number) for number in numbers)
-        or not _SCHEME.match(token.token_type)
-        or not isinstance(token.scope, (str, type(None)))
-    ):
+    if not all(map(math.isfinite, numbers)) or not isinstance(token.scope, (str, type(None))):
         message = "a member is of the wrong type"
         raise ValueError(message)
     return token

@@ -16,6 +16,9 @@ __all__ = ["Token", "TokenError"]
 #: A header value must not be able to carry a second header or a second word.
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+\Z")
 
+#: An authentication scheme, as far as any has been seen (RFC 9110 §11.1).
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9-]*\Z")
+
 #: What `expires_in` is clamped to, in seconds (68 years, the largest 32-bit number).
 _LONGEST_LIFE = 2**31 - 1
 
@@ -35,7 +38,8 @@ class Token:
     :param scope: the scope granted, blanks between the names; ``None`` where the endpoint
         named none, which means the scope that was asked for.
     :param extra: all other members of the answer, as they came.
-    :raises ValueError: ``access_token`` is no token that a header can carry.
+    :raises ValueError: ``access_token`` is no token that a header can carry, or ``token_type`` no
+        scheme.
 
     ``str()`` and ``repr()`` show neither the token nor the values in ``extra``.
     """
@@ -50,6 +54,9 @@ class Token:
     def __post_init__(self) -> None:
         if not isinstance(self.access_token, str) or not _VISIBLE_ASCII.match(self.access_token):
             message = "access_token must be a non-empty string of visible ASCII characters"
+            raise ValueError(message)
+        if not isinstance(self.token_type, str) or not _SCHEME.match(self.token_type):
+            message = "token_type must be an authentication scheme, such as Bearer"
             raise ValueError(message)
         object.__setattr__(self, "extra", MappingProxyType(dict(self.extra)))
 

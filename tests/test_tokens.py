@@ -110,6 +110,13 @@ def test_what_no_header_can_carry_is_no_token(access_token: Any) -> None:
     assert access_token == "" or repr(access_token) not in str(failure.value)
 
 
+@pytest.mark.parametrize("token_type", ["", "Bearer\r\nX: y", "a b", "Bearer ", "é", None, 7])
+def test_what_is_no_scheme_is_no_token_type(token_type: Any) -> None:
+    with pytest.raises(ValueError, match="token_type must be an authentication scheme") as failure:
+        Token("the-token", token_type)
+    assert "the-token" not in str(failure.value)
+
+
 @pytest.mark.parametrize("answer", [{}, {"access_token": None}, {"token": "abc"}])
 def test_an_answer_without_access_token(answer: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="no access_token"):
