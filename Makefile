@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test bench bench-fleet lint types matrix dist docs diagram format clean
+.PHONY: run test fuzz bench bench-fleet lint types matrix dist docs diagram format clean
 
 run: .venv/demo.stamp  ## a token's life, shown against an embedded server
 	$(BIN)/python -m examples.demo
 
 test: .venv/test.stamp  ## the whole suite, with branch coverage
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+fuzz: .venv/test.stamp .venv/fuzz.stamp  ## look for input that breaks the parsers, for ten minutes
+	mkdir -p .venv/corpus
+	$(BIN)/python -m tests.fuzz.fuzz_parsers .venv/corpus tests/fuzz/corpus -max_total_time=600 $(ARGS)
 
 bench: .venv/bench.stamp  ## alf and its peers, measured; ARGS="--only hot-path --peers alf"
 	$(BIN)/python benchmarks/bench.py $(ARGS)

@@ -103,6 +103,7 @@ setup(
         "dev": [*TEST, "mypy", "pyright[nodejs]", "ruff", "tox"],
         "docs": ["furo", "sphinx"],
         "file": FILE,
+        "fuzz": ["atheris"],
         "jwt": JWT,
         "test": TEST,
     },
