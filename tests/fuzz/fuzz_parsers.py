@@ -1,9 +1,9 @@
 """A fuzz target: all that alf reads of what others send it, fed with any bytes.
 
 ``make fuzz`` looks for bytes that break it, with atheris: for ten minutes, or for as many seconds
-as ``ARGS=-max_total_time=…`` says. What breaks it is written to a file ``crash-…``: fix the bug, and
-move the file to the corpus, over which the test suite runs the target (``test_corpus.py``), without
-atheris.
+as ``ARGS=-max_total_time=…`` says. What breaks it is written to a file ``crash-…``: fix the bug,
+and move the file to the corpus, over which the test suite runs the target (``test_corpus.py``),
+without atheris.
 
 The first line of the input is the value of the headers that alf looks at; the rest is the body, the
 token and the stored entry.
