@@ -103,7 +103,10 @@ class BearerTokenAuth(AuthBase):
 
 
 class NoAuth(AuthBase):
-    """``auth=NoAuth()``: this call goes without the token, and without a ``.netrc`` entry."""
+    """``auth=NoAuth()``: this call goes without the token, and without a ``.netrc`` entry.
+
+    For the target of a redirect requests looks into ``.netrc`` all the same.
+    """
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
