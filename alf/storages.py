@@ -387,7 +387,7 @@ class FileStorage:
 
     def _make_folder(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if hasattr(os, "geteuid"):
+        if hasattr(os, "geteuid"):  # pragma: no branch (Windows has no such thing)
             found = self._folder.stat()
             if found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
                 # There anybody can put a link in the place of a lock file.
