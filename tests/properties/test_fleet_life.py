@@ -39,7 +39,7 @@ class FleetLife(RuleBasedStateMachine):
         self.failures = [0] * 3
 
     def start(self) -> Client:
-        manager = functools.partial(TokenManager, clock=self.clock)
+        manager = staticmethod(functools.partial(TokenManager, clock=self.clock))
         cls = type("ClockedClient", (Client,), {"token_manager_class": manager})
         client: Client = cls(
             token_endpoint=self.endpoint.endpoint,
