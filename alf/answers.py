@@ -47,7 +47,8 @@ def read_members(response: requests.Response) -> dict[str, Any] | str:
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
-        return f"{len(body)} bytes of {_shown(media_type) or 'no content type'} that are not JSON"
+        shown_type = printable(media_type[:500]) or "no content type"
+        return f"{len(body)} bytes of {shown_type} that are not JSON"
     if not isinstance(answer, dict):
         return f"a JSON {type(answer).__name__}"
     return answer
@@ -101,10 +102,10 @@ def _first_text(
         if isinstance(value, str) and value:
             for secret in secrets:
                 value = value.replace(secret, "***")
-            return _shown(value)
+            return printable(value[:500])
     return None
 
 
-def _shown(text: str) -> str:
-    """The text, fit for a log line."""
-    return "".join(c if c.isprintable() else " " for c in text[:500])
+def printable(text: str) -> str:
+    """The text without what would break a log line, move a terminal's cursor, or worse."""
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -16,8 +16,8 @@ import requests
 from requests.structures import CaseInsensitiveDict
 
 import alf
+from alf.answers import printable
 from alf.client import Client
-from alf.discovery import shown_url
 from alf.environment import (
     SETTINGS,
     lacks_secret,
@@ -27,8 +27,9 @@ from alf.environment import (
     read_environment,
     read_settings,
 )
-from alf.inspection import advise, describe, printable, reason
+from alf.inspection import advise, describe, reason
 from alf.tokens import TokenError
+from alf.urls import shown_url
 
 __all__ = ["main"]
 

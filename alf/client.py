@@ -6,7 +6,6 @@ import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 import requests
 from requests.auth import AuthBase
@@ -25,6 +24,7 @@ from alf.events import Event
 from alf.legacy import manage
 from alf.managers import Refusal, TokenManager
 from alf.tokens import Token, TokenError
+from alf.urls import origin_of
 
 __all__ = ["Client"]
 
@@ -351,7 +351,7 @@ class Client(requests.Session):
                     other = nonced = token if _rewind(request) else None
             else:
                 if refusal is None:
-                    refusal = self._token_manager.refusal(_origin(request.url))
+                    refusal = self._token_manager.refusal(origin_of(request.url))
                 other = self._other_token(refusal, token, request, refused.response)
             if other is None:
                 return self._conclude(request, hooks, refused)
@@ -532,8 +532,3 @@ def _drain(response: requests.Response) -> None:
         logger.debug("a refused response could not be read to its end", exc_info=True)
     finally:
         response.close()
-
-
-def _origin(url: str | None) -> str:
-    parts = urlsplit(url or "")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

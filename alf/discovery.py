@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,9 @@ from urllib.parse import urlsplit
 import requests
 
 from alf.answers import read_members
+from alf.urls import shown_url
 
-__all__ = ["Metadata", "check_issuer", "metadata_urls", "parse_metadata", "shown_url"]
+__all__ = ["Metadata", "check_issuer", "metadata_urls", "parse_metadata"]
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def shown_url(url: str) -> str:
-    """As much of a URL as may be shown, whatever its form: neither userinfo nor query."""
-    place = re.split("[?#]", url, maxsplit=1)[0]
-    _, at, rest = place.rpartition("@")
-    scheme = re.match("[A-Za-z][A-Za-z0-9+.-]*://", place) if at else None
-    return rest if scheme is None else scheme[0] + rest
 
 
 def _shown(value: object) -> str:

@@ -13,6 +13,7 @@ import requests
 
 from alf.jose import SigningKey, base64url, encode_jwt, generate_key
 from alf.tokens import Token
+from alf.urls import origin_of
 
 __all__ = ["DPoPKey"]
 
@@ -74,7 +75,7 @@ class DPoPKey:
         nonce = response.headers.get("DPoP-Nonce")
         if nonce is None:
             return False
-        origin = _origin(response.request.url or "")
+        origin = origin_of(response.request.url)
         if len(self._nonces) >= _MOST_NONCES and origin not in self._nonces:
             self._nonces = {}
         self._nonces[origin] = nonce
@@ -84,12 +85,12 @@ class DPoPKey:
         claims: dict[str, Any] = {
             "jti": str(uuid.uuid4()),
             "htm": method,
-            "htu": f"{_origin(url)}{urlsplit(url).path or '/'}",
+            "htu": f"{origin_of(url)}{urlsplit(url).path or '/'}",
             "iat": int(time.time()),
         }
         if token is not None:
             claims["ath"] = base64url(hashlib.sha256(token.access_token.encode()).digest())
-        nonce = self._nonces.get(_origin(url))
+        nonce = self._nonces.get(origin_of(url))
         if nonce is not None:
             claims["nonce"] = nonce
         header = {"typ": "dpop+jwt", "alg": self._key.algorithm, "jwk": self._key.public_jwk}
@@ -138,8 +139,3 @@ def asks_for_nonce(response: requests.Response) -> bool:
     """Whether an API wants the request again, with the nonce that it hands out (RFC 9449 §9)."""
     challenge = response.headers.get("WWW-Authenticate", "")
     return response.status_code == 401 and "use_dpop_nonce" in challenge
-
-
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -24,9 +24,10 @@ from alf.adapters import forget_connections, retry_for_post
 from alf.answers import find_error, read_body, read_members
 from alf.certificates import thumbprint
 from alf.client_auth import ClientAuth, Credentials, Sign, choose_client_auth
-from alf.discovery import Metadata, metadata_urls, parse_metadata, shown_url
+from alf.discovery import Metadata, metadata_urls, parse_metadata
 from alf.dpop import DPoPKey
 from alf.tokens import Token, TokenError
+from alf.urls import origin_of, shown_url
 
 __all__ = ["Answer", "Clock", "TokenEndpoint"]
 
@@ -160,8 +161,7 @@ class TokenEndpoint:
 
     def _place(self, name: str, url: str) -> str:
         # Userinfo and query may hold what must not be shown.
-        parts = urlsplit(url)
-        place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        place = f"{origin_of(url)}{urlsplit(url).path}"
         return f"{name} {place} (client_id {self.client_id!r})"
 
     @property

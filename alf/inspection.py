@@ -16,22 +16,17 @@ import requests
 from requests.exceptions import ProxyError, RequestException, SSLError, Timeout
 
 from alf.answers import read_members
-from alf.discovery import shown_url
 from alf.endpoint import retry_after
 from alf.tokens import Token, TokenError, parse_expires_in
+from alf.urls import shown_url
 
-__all__ = ["advise", "describe", "printable", "reason"]
+__all__ = ["advise", "describe", "reason"]
 
 #: Claims that are seconds since the epoch (RFC 7519 §4.1, OpenID Connect Core §2).
 _TIMES = {"auth_time", "exp", "iat", "nbf"}
 
 #: Seconds by which two clocks, or two ways to say a lifetime, may differ unmentioned.
 _TOLERANCE = 60
-
-
-def printable(text: str) -> str:
-    """The text without what would move a terminal's cursor, or worse."""
-    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def describe(

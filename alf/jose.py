@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -90,13 +91,13 @@ class SigningKey:
             raise TypeError(message)
         return signature
 
-    @property
+    @cached_property
     def public_jwk(self) -> dict[str, str]:
         """The public key, as a JWK with its required members alone (RFC 7517 §4)."""
         jwk = _algorithm(self.algorithm).to_jwk(self._key.public_key(), as_dict=True)
         return {name: jwk[name] for name in _MEMBERS[jwk["kty"]]}
 
-    @property
+    @cached_property
     def thumbprint(self) -> str:
         """The SHA-256 thumbprint of the public key (RFC 7638)."""
         canonical = json.dumps(self.public_jwk, separators=(",", ":"), sort_keys=True)

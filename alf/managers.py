@@ -20,7 +20,7 @@ from urllib3.util.retry import Retry
 from alf.adapters import survive_fork
 from alf.certificates import check_cert
 from alf.client_auth import ClientAuth, Credentials, Sign, as_client_auth
-from alf.discovery import check_issuer, shown_url
+from alf.discovery import check_issuer
 from alf.dpop import as_dpop_key
 from alf.endpoint import (
     DEFAULT_TIMEOUT,
@@ -33,6 +33,7 @@ from alf.events import Event, Reason, RenewalFailed, StorageFailed, TokenObtaine
 from alf.form import check_headers, token_form
 from alf.storages import TokenStorage, entry_key
 from alf.tokens import Token
+from alf.urls import shown_url
 
 __all__ = ["Refusal", "TokenManager"]
 
@@ -306,11 +307,7 @@ class TokenManager:
         :raises requests.exceptions.RequestException: the endpoint could not be reached.
         """
         held = self._held
-        if (
-            held is not None
-            and self._clock.monotonic() < held.fresh_until
-            and self._clock.time() < held.fresh_until_wall
-        ):
+        if held is not None and self._is_fresh(held):
             return held.token
         if held is None or not self._lives(held):
             return self._fetch_good("missing" if held is None else "expired")
@@ -343,10 +340,7 @@ class TokenManager:
 
     def reset_token(self) -> None:
         """Have the next call get another token than the current one, as in alf 0.7."""
-        held = self._held
-        token = self._storage.load() if held is None and self._storage is not None else None
-        if held is not None:
-            token = held.token
+        token = self._known_token(self._held)
         self._distrusted = None if token is None else token.access_token
         self._held = None
 
@@ -360,10 +354,7 @@ class TokenManager:
         :raises requests.exceptions.RequestException: the server could not be reached.
         """
         held = self._held
-        if held is not None:
-            token: Token | None = held.token
-        else:
-            token = None if self._storage is None else self._storage.load()
+        token = self._known_token(held)
         if token is None:
             return
         self._endpoint.revoke(token.access_token)
@@ -387,6 +378,12 @@ class TokenManager:
         self._lock = threading.Lock()
         self._flight = None
         self._endpoint.forget_connections()
+
+    def _known_token(self, held: _Held | None) -> Token | None:
+        """The token in hand, or else the one in storage, be they good or not."""
+        if held is not None:
+            return held.token
+        return None if self._storage is None else self._storage.load()
 
     def _is_fresh(self, held: _Held) -> bool:
         return (

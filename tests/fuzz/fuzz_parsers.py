@@ -22,12 +22,13 @@ import requests
 import urllib3
 
 from alf.answers import find_error, read_body, read_members
-from alf.discovery import check_issuer, parse_metadata, shown_url
+from alf.discovery import check_issuer, parse_metadata
 from alf.dpop import asks_for_nonce
 from alf.endpoint import retry_after
 from alf.inspection import decode_jwt, describe
 from alf.storages import TokenStorage
 from alf.tokens import Token, parse_expires_in
+from alf.urls import shown_url
 
 HEADERS = ("Content-Type", "Location", "Retry-After", "WWW-Authenticate")
 ISSUER = "https://id.example.com"
