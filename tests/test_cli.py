@@ -27,7 +27,7 @@ import trustme
 from alf import Client
 from alf.cli import main
 from alf.environment import SETTINGS
-from tests.servers import Api, HangUp, Reply, TokenServer
+from tests.servers import Api, Reply, TokenServer, hang_up
 from tests.test_documentation import ROOT, examples
 
 SECRET = "top-s3cret"
@@ -415,9 +415,6 @@ def test_an_api_that_cannot_be_reached(run: Run) -> None:
 
 
 def test_an_api_that_hangs_up(run: Run, api: Api) -> None:
-    def hang_up(_request: Any) -> Reply:
-        raise HangUp
-
     api.pages["/"] = hang_up
     done = run("request", "GET", api.url)
     assert (done.status, done.out) == (3, b"")

@@ -27,7 +27,7 @@ from urllib3.util.retry import Retry
 
 from alf import Client, TokenError
 from alf.client_auth import ClientSecretJWT, ClientSecretPost, PrivateKeyJWT
-from tests.servers import Api, HangUp, Reply, Request, TokenServer, running
+from tests.servers import Api, Reply, Request, TokenServer, hang_up, running
 
 MakeClient = Callable[..., Client]
 
@@ -401,10 +401,6 @@ def test_what_an_assertion_says_can_be_set(make_client: MakeClient, tokens: Toke
     assert claims["aud"] == ["https://id.example.com", "https://other.example.com"]
     assert claims["exp"] == claims["iat"] + 300
     assert header(request) == {"alg": "ES256", "typ": "client-authentication+jwt", "x5t": "abc"}
-
-
-def hang_up(_request: Request) -> Reply:
-    raise HangUp
 
 
 def test_no_assertion_is_sent_twice(make_client: MakeClient, tokens: TokenServer) -> None:

@@ -17,7 +17,7 @@ from urllib3.util.retry import Retry
 
 from alf import Client, TokenError
 from alf.client_auth import ClientSecretPost, PrivateKeyJWT
-from tests.servers import Api, HangUp, Reply, Request, TokenServer, running
+from tests.servers import Api, Reply, Request, TokenServer, hang_up, running
 from tests.test_client_auth import EC_KEY
 
 MakeClient = Callable[..., Client]
@@ -320,9 +320,6 @@ def test_one_place_that_is_out_of_order_is_not_the_last_word(
 def test_the_retries_of_the_token_request_are_for_the_issuer_too(
     discover: MakeClient, issuer: Issuer, api: Api
 ) -> None:
-    def hang_up(_request: Request) -> Reply:
-        raise HangUp
-
     troubles = [hang_up, lambda _request: Reply(503)]
     metadata = issuer.pages[OAUTH]
     issuer.pages[OAUTH] = lambda request: (

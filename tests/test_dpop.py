@@ -23,7 +23,7 @@ from urllib3.util.retry import Retry
 from alf import Client, TokenError
 from alf.client_auth import PrivateKeyJWT
 from alf.dpop import DPoPKey
-from tests.servers import HangUp, Reply, Request, Server, TokenServer, running
+from tests.servers import Reply, Request, Server, TokenServer, hang_up, running
 
 MakeClient = Callable[..., Client]
 
@@ -216,10 +216,6 @@ def test_a_token_that_is_not_bound_is_an_error(
 
 
 # -- never the same proof twice ----------------------------------------------------------------
-
-
-def hang_up(_request: Request) -> Reply:
-    raise HangUp
 
 
 def test_each_try_of_the_token_request_has_a_new_proof(

@@ -21,7 +21,7 @@ import urllib3
 from requests.packages.urllib3.util import Retry
 
 from alf import Client, TokenError
-from tests.servers import Api, HangUp, RawServer, Reply, Request, Server, TokenServer, running
+from tests.servers import Api, RawServer, Reply, Request, Server, TokenServer, hang_up, running
 
 MakeClient = Callable[..., Client]
 
@@ -484,9 +484,6 @@ def test_retries_that_help(
 def test_a_number_of_retries_is_for_connections_that_break(
     make_client: MakeClient, tokens: TokenServer, api: Api
 ) -> None:
-    def hang_up(_request: Request) -> Reply:
-        raise HangUp
-
     tokens.replies = [hang_up, hang_up]
     assert make_client(token_retry=2).get(api.url).status_code == 200
     assert len(tokens.requests) == 3
@@ -625,9 +622,6 @@ def test_a_kept_alive_connection_that_died_is_replaced_whatever_the_retries(
 ) -> None:
     client.get(api.url)
 
-    def hang_up(_request: Request) -> Reply:
-        raise HangUp
-
     tokens.replies = [hang_up]
     assert client.renew_token().access_token == "token-2"
     assert [request.connection for request in tokens.requests] == [1, 1, 2]
@@ -636,9 +630,6 @@ def test_a_kept_alive_connection_that_died_is_replaced_whatever_the_retries(
 def test_a_new_connection_that_breaks_is_an_error(
     client: Client, tokens: TokenServer, api: Api
 ) -> None:
-    def hang_up(_request: Request) -> Reply:
-        raise HangUp
-
     tokens.replies = [hang_up]
     with pytest.raises(requests.exceptions.ConnectionError):
         client.get(api.url)

@@ -12,7 +12,7 @@ import requests
 
 from alf import Client, TokenError
 from alf.events import Event, RenewalFailed, StorageFailed, TokenObtained, TokenRefused
-from tests.servers import Api, HangUp, Reply, Request, TokenServer, TurnedClock
+from tests.servers import Api, Reply, TokenServer, TurnedClock, hang_up
 
 MakeClient = Callable[..., Client]
 
@@ -79,9 +79,6 @@ def test_a_token_refused_tells_by_whom_and_whether_it_was_a_fresh_one(
 def test_a_renewal_that_failed_tells_why(
     telling: Client, tokens: TokenServer, api: Api, clock: TurnedClock, told: list[Event]
 ) -> None:
-    def hang_up(_request: Request) -> Reply:
-        raise HangUp
-
     telling.get(api.url)
     told.clear()
     clock.turn(3540)

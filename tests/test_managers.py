@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from alf import Client, TokenError, TokenManager
-from tests.servers import Api, HangUp, Reply, Request, TokenServer, TurnedClock
+from tests.servers import Api, Reply, Request, TokenServer, TurnedClock, hang_up
 
 MakeClient = Callable[..., Client]
 
@@ -531,10 +531,6 @@ def test_a_token_request_that_needs_its_own_token_is_an_error(make_client: MakeC
 
 
 # -- outages -----------------------------------------------------------------------------------
-
-
-def hang_up(_request: Request) -> Reply:
-    raise HangUp
 
 
 @pytest.mark.parametrize("failure", [Reply(503), Reply(429), Reply(200, b"<html>"), hang_up])

@@ -36,6 +36,16 @@ def wait_for(pid):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 """
 
+#: For those that turn time by hand.
+CLOCKED = """
+import functools
+from alf import TokenManager
+from tests.servers import TurnedClock
+clock = TurnedClock()
+class ClockedClient(Client):
+    token_manager_class = staticmethod(functools.partial(TokenManager, clock=clock))
+"""
+
 
 def run(code: str, tokens: TokenServer, api: Api, set_up: str = SET_UP) -> str:
     """What the code prints, run by an interpreter of its own that ends by itself."""
@@ -186,13 +196,8 @@ def test_a_renewal_under_way_does_not_keep_the_process_from_exiting(
     api.pages["/arrived"] = lambda _request: Reply(200 if arrived.wait(20) else 500)
     tokens.replies = [lambda _request: tokens.granted(), hang]
     run(
-        """
-import functools
-from alf import TokenManager
-from tests.servers import TurnedClock
-clock = TurnedClock()
-class ClockedClient(Client):
-    token_manager_class = staticmethod(functools.partial(TokenManager, clock=clock))
+        CLOCKED
+        + """
 client = ClockedClient(token_endpoint=token_endpoint, client_id="c", client_secret="s")
 client.get(api).raise_for_status()
 clock.turn(3540)
@@ -241,13 +246,9 @@ print(sorted(set(pool.imap(lambda _: client.get(api).status_code, range(200)))))
 
 def test_where_no_thread_can_be_started_the_caller_renews(tokens: TokenServer, api: Api) -> None:
     run(
-        """
-import functools, threading
-from alf import TokenManager
-from tests.servers import TurnedClock
-clock = TurnedClock()
-class ClockedClient(Client):
-    token_manager_class = staticmethod(functools.partial(TokenManager, clock=clock))
+        CLOCKED
+        + """
+import threading
 with ClockedClient(token_endpoint=token_endpoint, client_id="c", client_secret="s") as client:
     assert client.token.access_token == "token-1"
     clock.turn(3540)
@@ -277,13 +278,9 @@ def test_renewal_in_the_background_is_a_green_thread_too(
 ) -> None:
     pytest.importorskip(join)
     run(
-        """
-import functools, time
-from alf import TokenManager
-from tests.servers import TurnedClock
-clock = TurnedClock()
-class ClockedClient(Client):
-    token_manager_class = staticmethod(functools.partial(TokenManager, clock=clock))
+        CLOCKED
+        + """
+import time
 with ClockedClient(token_endpoint=token_endpoint, client_id="c", client_secret="s") as client:
     assert client.token.access_token == "token-1"
     clock.turn(3540)

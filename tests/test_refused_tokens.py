@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from alf import Client, TokenError
-from tests.servers import Api, HangUp, Reply, Request, TokenServer, TurnedClock
+from tests.servers import Api, HangUp, Reply, Request, TokenServer, TurnedClock, hang_up
 
 MakeClient = Callable[..., Client]
 
@@ -399,9 +399,6 @@ def test_where_no_new_token_is_to_be_had_send_raises(
 def test_an_endpoint_that_cannot_be_reached_is_the_answer_to_a_refusal(
     revoked: Client, tokens: TokenServer, api: Api
 ) -> None:
-    def hang_up(_request: Request) -> Reply:
-        raise HangUp
-
     tokens.replies = [hang_up, hang_up]
     with pytest.raises(requests.exceptions.ConnectionError):
         revoked.get(api.url)

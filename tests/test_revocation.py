@@ -12,7 +12,7 @@ from urllib3.util.retry import Retry
 
 from alf import Client, TokenError
 from alf.client_auth import PrivateKeyJWT
-from tests.servers import Api, HangUp, Reply, Request, TokenServer
+from tests.servers import Api, Reply, Request, TokenServer, hang_up
 from tests.test_client_auth import EC_KEY
 
 MakeClient = Callable[..., Client]
@@ -207,9 +207,6 @@ def test_the_retries_of_the_token_request_are_for_this_one_too(
 def test_a_server_that_is_gone_is_requests_own_error(
     revoking: MakeClient, revocations: list[Request], tokens: TokenServer
 ) -> None:
-    def hang_up(_request: Request) -> Reply:
-        raise HangUp
-
     client = revoking()
     client.renew_token()
     tokens.replies = [hang_up, hang_up]
