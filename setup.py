@@ -95,7 +95,7 @@ setup(
     python_requires=">=3.10",
     # What Ubuntu 22.04 has; urllib3 1.26.4 cannot be imported on Python 3.12.
     install_requires=["requests>=2.25.1", "urllib3>=1.26.5"],
-    entry_points={"console_scripts": ["alf = alf.cli:main"]},
+    entry_points={"console_scripts": ["alf = alf._cli:main"]},
     extras_require={
         "bench": ["matplotlib"],
         "crypto": CRYPTO,

@@ -55,7 +55,7 @@ class BearerTokenAuth(AuthBase):
     ) -> None:
         self._source = access_token if callable(access_token) else None
         self._hosts = None if hosts is None else parse_hosts(hosts)
-        #: Tells the headers of this object, and of those made by carrying(), from others.
+        #: Tells the headers of this object, and of those made by with_token(), from others.
         self._owner = object()
         self._carrier: BearerTokenAuth | None = None
         if not callable(access_token):
@@ -64,12 +64,12 @@ class BearerTokenAuth(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if self._source is not None:
             if self.allows(request.url):
-                self.carrying(_as_token(self._source()))(request)
+                self.with_token(_as_token(self._source()))(request)
         elif self._hosts is None or self.allows(request.url):
             request.headers["Authorization"] = self._header
         return request
 
-    def carrying(self, token: Token) -> BearerTokenAuth:
+    def with_token(self, token: Token) -> BearerTokenAuth:
         """An auth object that writes this very token, to the same hosts, on behalf of this one."""
         carrier = self._carrier
         if carrier is None or carrier._header.token is not token:

@@ -15,16 +15,16 @@ from requests.hooks import dispatch_hook
 from requests.utils import rewind_body
 from urllib3.util.retry import Retry
 
-from alf.adapters import forget_connections, survive_fork
+from alf._environment import missing_variables, read_environment
+from alf._forks import forget_connections, register_after_fork
+from alf._legacy import wrap_legacy_manager
+from alf._urls import origin_of
 from alf.auth import BearerTokenAuth, NoAuth
 from alf.client_auth import ClientAuth, Sign
 from alf.dpop import as_dpop_key, asks_for_nonce
-from alf.environment import missing_variables, read_environment
 from alf.events import Event
-from alf.legacy import manage
 from alf.managers import Refusal, TokenManager
 from alf.tokens import Token, TokenError
-from alf.urls import origin_of
 
 __all__ = ["Client"]
 
@@ -186,11 +186,11 @@ class Client(requests.Session):
         self._dpop_key = as_dpop_key(options.pop("dpop", None))
         if self._dpop_key is not None:
             options["dpop"] = self._dpop_key
-        self._token_manager: TokenManager = manage(self.token_manager_class(**options))
+        self._token_manager: TokenManager = wrap_legacy_manager(self.token_manager_class(**options))
         self._token_manager.follow(self)
         self._bearer = BearerTokenAuth(self._token_manager.token, self._token_hosts)
         self.auth = self._bearer
-        survive_fork(self)
+        register_after_fork(self)
 
     @classmethod
     def from_env(cls: type[_C], prefix: str = "ALF_", **overrides: Any) -> _C:
@@ -328,14 +328,14 @@ class Client(requests.Session):
         if token is None:
             request.hooks = {**request.hooks, "response": hooks}
             if self._dpop_key is not None:
-                self._dpop_key.withdraw(request)
+                self._dpop_key.remove_proof(request)
             return super().send(request, **kwargs)
         refusal: Refusal | None = None
         nonced: Token | None = None
         while True:
             if self._dpop_key is not None:
                 # Not before: each hop, and each time that a request is sent, has its own proof.
-                self._dpop_key.prove(request, token)
+                self._dpop_key.attach_proof(request, token)
             try:
                 response = self._send_once(request, hooks, kwargs)
             except _RefusedError as error:
@@ -358,7 +358,7 @@ class Client(requests.Session):
             _drain(refused.response)
             token = other
             request = request.copy()
-            self._bearer.carrying(token)(request)
+            self._bearer.with_token(token)(request)
 
     def rebuild_auth(
         self, prepared_request: requests.PreparedRequest, response: requests.Response
@@ -414,7 +414,7 @@ class Client(requests.Session):
                 return _NO_AUTH
             if not self._bearer.allows(prepared.url):
                 return _NO_AUTH
-        return self._bearer.carrying(self._token_manager.token())
+        return self._bearer.with_token(self._token_manager.token())
 
     def _send_once(
         self, request: requests.PreparedRequest, hooks: list[Any], kwargs: dict[str, Any]
@@ -491,7 +491,7 @@ class _RefusalHook:
         client = self._client
         is_refused = client.is_token_refused(response)
         if client._dpop_key is not None:
-            client._dpop_key.learn(response)
+            client._dpop_key.store_nonce(response)
             is_refused = is_refused or asks_for_nonce(response)
         if is_refused:
             raise _RefusedError(response, kwargs)

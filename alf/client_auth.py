@@ -21,8 +21,8 @@ from urllib.parse import quote, urlencode
 
 import requests
 
-from alf.answers import find_error
-from alf.jose import SigningKey, encode_jwt, hmac_signer
+from alf._answers import find_error
+from alf._jose import SigningKey, encode_jwt, hmac_signer
 
 __all__ = [
     "ClientAuth",

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import requests
 
-from alf.jose import SigningKey, base64url, encode_jwt, generate_key
+from alf._jose import SigningKey, base64url, encode_jwt, generate_key
+from alf._urls import origin_of
 from alf.tokens import Token
-from alf.urls import origin_of
 
 __all__ = ["DPoPKey"]
 
@@ -57,7 +57,7 @@ class DPoPKey:
         """The SHA-256 thumbprint of the public key, known as ``jkt`` (RFC 9449 §6)."""
         return self._key.thumbprint
 
-    def prove(self, request: requests.PreparedRequest, token: Token | None = None) -> None:
+    def attach_proof(self, request: requests.PreparedRequest, token: Token | None = None) -> None:
         """Write a new proof on the request: of this key, and of the token that is on it."""
 
         def make() -> str:
@@ -65,12 +65,12 @@ class DPoPKey:
 
         request.headers["DPoP"] = _Proof(make(), make)
 
-    def withdraw(self, request: requests.PreparedRequest) -> None:
+    def remove_proof(self, request: requests.PreparedRequest) -> None:
         """Take a proof off the request, if there is one."""
         if isinstance(request.headers.get("DPoP"), _Proof):
             del request.headers["DPoP"]
 
-    def learn(self, response: requests.Response) -> bool:
+    def store_nonce(self, response: requests.Response) -> bool:
         """Keep the nonce that the server handed out (RFC 9449 §8.2); whether it did."""
         nonce = response.headers.get("DPoP-Nonce")
         if nonce is None:

@@ -17,23 +17,23 @@ from typing import Any, Literal
 import requests
 from urllib3.util.retry import Retry
 
-from alf.adapters import survive_fork
-from alf.certificates import check_cert
-from alf.client_auth import ClientAuth, Credentials, Sign, as_client_auth
-from alf.discovery import check_issuer
-from alf.dpop import as_dpop_key
-from alf.endpoint import (
+from alf._certificates import check_cert
+from alf._clocks import Clock
+from alf._discovery import check_issuer
+from alf._endpoint import (
     DEFAULT_TIMEOUT,
-    Clock,
     TokenEndpoint,
     check_url,
     retry_after,
 )
+from alf._forks import register_after_fork
+from alf._form import check_headers, token_form
+from alf._urls import shown_url
+from alf.client_auth import ClientAuth, Credentials, Sign, as_client_auth
+from alf.dpop import as_dpop_key
 from alf.events import Event, Reason, RenewalFailed, StorageFailed, TokenObtained, TokenRefused
-from alf.form import check_headers, token_form
 from alf.storages import TokenStorage, entry_key
 from alf.tokens import Token
-from alf.urls import shown_url
 
 __all__ = ["Refusal", "TokenManager"]
 
@@ -280,7 +280,7 @@ class TokenManager:
             self._storage = TokenStorage(
                 token_storage,
                 token_storage_key,
-                patience=self._endpoint.patience,
+                max_duration=self._endpoint.max_duration,
                 on_failure=partial(self._tell, StorageFailed),
                 clock=clock,
             )
@@ -298,7 +298,7 @@ class TokenManager:
         self._guards: dict[str, _Guard] = {}
         #: The access token that reset_token() has put aside.
         self._distrusted: str | None = None
-        survive_fork(self)
+        register_after_fork(self)
 
     def token(self) -> Token:
         """The current token; a new one where there is none that is good.
@@ -421,7 +421,7 @@ class TokenManager:
             if flight.leader == threading.get_ident():
                 message = f"asking {self._endpoint} for a token needs a token of the same client"
                 raise RuntimeError(message)
-            if not flight.landed.wait(self._endpoint.patience):
+            if not flight.landed.wait(self._endpoint.max_duration):
                 # Its leader is dead or stuck: the next one to come takes over.
                 self._land(flight)
             if flight.error is not None:

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from alf.adapters import survive_fork
-from alf.backends import Release, adapt, as_text, unclaimed
-from alf.endpoint import Clock
+from alf._backends import Release, as_text, make_backend, unclaimed
+from alf._clocks import Clock
+from alf._forks import register_after_fork
 from alf.tokens import Token
 
 __all__ = ["EncryptedStorage", "FileStorage", "TokenStorage", "entry_key"]
@@ -95,7 +95,7 @@ class TokenStorage:
 
     :param storage: any object with ``get(key)`` and ``set(key, value)``, or a mutable mapping.
     :param key: the entry's key.
-    :param patience: seconds that a token request may take.
+    :param max_duration: seconds that a token request may take.
     :param on_failure: told of each outage: its ``operation``, and the class of its ``error``.
     :param clock: what tells the time.
     :raises TypeError: the storage has neither or is for asyncio, or the key is no string.
@@ -109,7 +109,7 @@ class TokenStorage:
         storage: Any,
         key: str,
         *,
-        patience: float = 20.0,
+        max_duration: float = 20.0,
         on_failure: Callable[..., object] | None = None,
         clock: Clock = time,
     ) -> None:
@@ -119,10 +119,10 @@ class TokenStorage:
         if not _KEY.match(key):
             message = f"token_storage_key must be 1 to 240 visible ASCII characters, got {key!r}"
             raise ValueError(message)
-        self._backend = adapt(storage)
+        self._backend = make_backend(storage)
         self._key = key
         # A second more, since memcached's seconds are up to one shorter.
-        self._claim_seconds = math.ceil(min(patience, _LONGEST_CLAIM)) + 1
+        self._claim_seconds = math.ceil(min(max_duration, _LONGEST_CLAIM)) + 1
         self._on_failure = on_failure
         self._clock = clock
         self._lock = threading.Lock()
@@ -131,7 +131,7 @@ class TokenStorage:
         self._claiming = _Outage("locking", clock)
         self._is_rubbish_known = False
         self._is_shareable = True
-        survive_fork(self)
+        register_after_fork(self)
 
     def load(self) -> Token | None:
         """The token in the entry, if there is one."""
@@ -420,7 +420,7 @@ class EncryptedStorage:
             message = "EncryptedStorage needs cryptography: pip install 'alf[crypto]'"
             raise ImportError(message) from None
         self._given = (storage, key)
-        self._backend = adapt(storage)
+        self._backend = make_backend(storage)
         self.claim = self._backend.claim
         self.delete = self._backend.delete
         try:

@@ -25,8 +25,8 @@ import pytest
 import trustme
 
 from alf import Client
-from alf.cli import main
-from alf.environment import SETTINGS
+from alf._cli import main
+from alf._environment import SETTINGS
 from tests.servers import Api, Reply, TokenServer, hang_up
 from tests.test_documentation import ROOT, examples
 
@@ -493,7 +493,7 @@ def test_an_interrupt(tokens: TokenServer) -> None:
     # A process that is started in the background may be told to ignore interrupts.
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from alf.cli import main; sys.exit(main(['token']))"
+        "from alf._cli import main; sys.exit(main(['token']))"
     )
     process = start(command=["-c", code])
     assert arrived.wait(30)

@@ -21,14 +21,14 @@ from typing import Any
 import requests
 import urllib3
 
-from alf.answers import find_error, read_body, read_members
-from alf.discovery import check_issuer, parse_metadata
+from alf._answers import find_error, read_body, read_members
+from alf._discovery import check_issuer, parse_metadata
+from alf._endpoint import retry_after
+from alf._inspection import decode_jwt, describe
+from alf._urls import shown_url
 from alf.dpop import asks_for_nonce
-from alf.endpoint import retry_after
-from alf.inspection import decode_jwt, describe
 from alf.storages import TokenStorage
 from alf.tokens import Token, parse_expires_in
-from alf.urls import shown_url
 
 HEADERS = ("Content-Type", "Location", "Retry-After", "WWW-Authenticate")
 ISSUER = "https://id.example.com"

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import requests
 
-from alf.answers import read_members
-from alf.urls import shown_url
+from alf._answers import read_members
+from alf._urls import shown_url
 
 __all__ = ["Metadata", "check_issuer", "metadata_urls", "parse_metadata"]
 

@@ -16,9 +16,8 @@ import requests
 from requests.structures import CaseInsensitiveDict
 
 import alf
-from alf.answers import printable
-from alf.client import Client
-from alf.environment import (
+from alf._answers import printable
+from alf._environment import (
     SETTINGS,
     lacks_secret,
     missing_variables,
@@ -27,9 +26,10 @@ from alf.environment import (
     read_environment,
     read_settings,
 )
-from alf.inspection import advise, describe, reason
+from alf._inspection import advise, describe, reason
+from alf._urls import shown_url
+from alf.client import Client
 from alf.tokens import TokenError
-from alf.urls import shown_url
 
 __all__ = ["main"]
 

@@ -9,10 +9,10 @@ import requests
 from alf.managers import TokenManager
 from alf.tokens import Token, TokenError
 
-__all__ = ["manage"]
+__all__ = ["wrap_legacy_manager"]
 
 
-def manage(manager: Any) -> Any:
+def wrap_legacy_manager(manager: Any) -> Any:
     """The manager, or, around one with the interface of alf 0.7, what gives it today's."""
     has_own_way = isinstance(manager, TokenManager) and (
         type(manager).get_token is not TokenManager.get_token

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 import requests
 from requests.exceptions import ProxyError, RequestException, SSLError, Timeout
 
-from alf.answers import read_members
-from alf.endpoint import retry_after
+from alf._answers import read_members
+from alf._endpoint import retry_after
+from alf._urls import shown_url
 from alf.tokens import Token, TokenError, parse_expires_in
-from alf.urls import shown_url
 
 __all__ = ["advise", "describe", "reason"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from http.client import HTTPException
 from math import ceil
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 from urllib.parse import unquote_plus, urlsplit
 
 import requests
@@ -20,16 +20,18 @@ import urllib3
 from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, ProtocolError
 from urllib3.util.retry import Retry
 
-from alf.adapters import forget_connections, retry_for_post
-from alf.answers import find_error, read_body, read_members
-from alf.certificates import thumbprint
+from alf._answers import find_error, read_body, read_members
+from alf._certificates import thumbprint
+from alf._clocks import Clock
+from alf._discovery import Metadata, metadata_urls, parse_metadata
+from alf._forks import forget_connections
+from alf._urls import origin_of, shown_url
+from alf.adapters import retry_for_post
 from alf.client_auth import ClientAuth, Credentials, Sign, choose_client_auth
-from alf.discovery import Metadata, metadata_urls, parse_metadata
 from alf.dpop import DPoPKey
 from alf.tokens import Token, TokenError
-from alf.urls import origin_of, shown_url
 
-__all__ = ["Answer", "Clock", "TokenEndpoint"]
+__all__ = ["Answer", "TokenEndpoint"]
 
 logger = logging.getLogger("alf")
 
@@ -64,16 +66,6 @@ _SHORTEST_SECRET = 8
 
 #: A longer `Retry-After`, in seconds, is not waited for: its answer goes back to the caller.
 _LONGEST_WAIT = 60.0
-
-
-class Clock(Protocol):
-    """What tells the time: the :mod:`time` module, or a stand-in that tests turn by hand."""
-
-    def monotonic(self) -> float: ...
-
-    def time(self) -> float: ...
-
-    def sleep(self, seconds: float, /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -172,7 +164,7 @@ class TokenEndpoint:
         return " ".join(filter(None, (self._method, jkt, x5t)))
 
     @property
-    def patience(self) -> float:
+    def max_duration(self) -> float:
         """Seconds that a request may take, roughly, its retries included."""
         timeout = self._timeout if isinstance(self._timeout, tuple) else (self._timeout,) * 2
         a_try = sum(DEFAULT_TIMEOUT if part is None else part for part in timeout)
@@ -298,9 +290,9 @@ class TokenEndpoint:
         sign = next(flow)
         while True:
             response = self._send_reconnecting(url, form, sign, dpop_key)
-            if dpop_key is not None and dpop_key.learn(response) and _wants_nonce(response):
+            if dpop_key is not None and dpop_key.store_nonce(response) and _wants_nonce(response):
                 response = self._send_reconnecting(url, form, sign, dpop_key)
-                dpop_key.learn(response)
+                dpop_key.store_nonce(response)
             try:
                 sign = flow.send(response)
             except StopIteration as end:
@@ -484,7 +476,7 @@ class _Signing:
         try:
             request = self._sign(request)
             if self._dpop_key is not None:
-                self._dpop_key.prove(request)
+                self._dpop_key.attach_proof(request)
         except Exception as error:
             self.error = error
             raise

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Backend", "Release", "adapt", "as_text", "unclaimed"]
+__all__ = ["Backend", "Release", "as_text", "make_backend", "unclaimed"]
 
 #: What storages call the seconds for which an entry lives.
 _TTL_WORDS = ("ex", "ttl", "expire", "expires_in", "exptime", "timeout", "time")
@@ -35,7 +35,7 @@ class Backend:
     claim: Callable[[str, int], Release | None] | None
 
 
-def adapt(storage: Any) -> Backend:
+def make_backend(storage: Any) -> Backend:
     """See what the storage is able to do; nothing is sent.
 
     Its methods are looked up anew at each call: Django's ``cache`` is another in each thread.
