@@ -9,6 +9,8 @@ from urllib.parse import parse_qsl
 
 import requests
 
+from alf._redaction import printable
+
 #: Bytes of an answer that are read; the largest tokens known are a hundredth of it.
 _LARGEST_ANSWER = 1024 * 1024
 
@@ -104,8 +106,3 @@ def _first_text(
                 value = value.replace(secret, "***")
             return printable(value[:500])
     return None
-
-
-def printable(text: str) -> str:
-    """The text without what would break a log line, move a terminal's cursor, or worse."""
-    return "".join(c if c.isprintable() else " " for c in text)

@@ -16,7 +16,6 @@ import requests
 from requests.structures import CaseInsensitiveDict
 
 import alf
-from alf._answers import printable
 from alf._environment import (
     SETTINGS,
     lacks_secret,
@@ -27,6 +26,7 @@ from alf._environment import (
     read_settings,
 )
 from alf._inspection import advise, describe, reason
+from alf._redaction import printable
 from alf._urls import shown_url
 from alf.client import Client
 from alf.tokens import TokenError

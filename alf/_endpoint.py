@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import logging
 import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from http.client import HTTPException
 from math import ceil
 from typing import Any, Literal
-from urllib.parse import unquote_plus, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -25,6 +22,7 @@ from alf._certificates import thumbprint
 from alf._clocks import Clock
 from alf._discovery import Metadata, metadata_urls, parse_metadata
 from alf._forks import forget_connections
+from alf._redaction import secrets_of, shown_cause, without_secrets
 from alf._urls import origin_of, shown_url
 from alf.adapters import retry_for_post
 from alf.client_auth import ClientAuth, Credentials, Sign, choose_client_auth
@@ -43,26 +41,6 @@ DEFAULT_TIMEOUT = 10.0
 #: Seconds after which an idle connection is not used again: by then something on the way may
 #: have forgotten it, and not every router says so.
 _IDLE = 60.0
-
-#: Headers of the token request, and members of its form, that may be shown: a key may be in any
-#: of the others.
-_HARMLESS = frozenset(
-    ("Accept", "Accept-Encoding", "Connection", "Content-Length", "Content-Type", "User-Agent")
-)
-_HARMLESS_MEMBERS = frozenset(
-    (
-        "audience",
-        "client_assertion_type",
-        "client_id",
-        "grant_type",
-        "resource",
-        "scope",
-        "token_type_hint",
-    )
-)
-
-#: Shorter secrets are not looked for in texts: they may be words.
-_SHORTEST_SECRET = 8
 
 #: A longer `Retry-After`, in seconds, is not waited for: its answer goes back to the caller.
 _LONGEST_WAIT = 60.0
@@ -351,9 +329,9 @@ class TokenEndpoint:
         except requests.exceptions.RequestException as error:
             if error is signing.error:
                 raise
-            error.request = _without_secrets(error.request)
+            error.request = without_secrets(error.request)
             cause = error.args[0] if error.args else None
-            shown = _shown_cause(cause)
+            shown = shown_cause(cause)
             if shown is cause:
                 raise
             error.args = (shown,)
@@ -361,8 +339,8 @@ class TokenEndpoint:
             raise error from None
         self._answered_at = self._clock.monotonic()
         # What the caller may get to see holds no secret.
-        self._sent[response] = _secrets_of(response.request)
-        response.request = _without_secrets(response.request)
+        self._sent[response] = secrets_of(response.request)
+        response.request = without_secrets(response.request)
         return response
 
     def _ready_session(self) -> requests.Session:
@@ -549,49 +527,6 @@ def retry_after(response: requests.Response) -> float | None:
         return Retry().parse_retry_after(value)
     except (InvalidHeader, ValueError, OverflowError):  # junk, or a date outside the calendar
         return None
-
-
-def _without_secrets(request: Any) -> Any:
-    """A copy of the request that may be shown; ``None`` where it was not sent yet."""
-    if not isinstance(request, requests.PreparedRequest):
-        return None
-    shown = request.copy()
-    shown.body = None
-    shown.hooks = {"response": []}
-    for name in set(shown.headers) - _HARMLESS:
-        del shown.headers[name]
-    return shown
-
-
-def _secrets_of(request: Any) -> list[str]:
-    """What the request held that nobody else must see, the longest first."""
-    if not isinstance(request, requests.PreparedRequest):
-        return []
-    found: set[str] = set()
-    for name in set(request.headers) - _HARMLESS:
-        value = str(request.headers[name])
-        scheme, _, credentials = value.partition(" ")
-        found |= {value, credentials}
-        if scheme == "Basic":
-            with contextlib.suppress(ValueError):  # of the user's own making
-                found.add(base64.b64decode(credentials).decode().partition(":")[2])
-    body = request.body.decode() if isinstance(request.body, bytes) else request.body
-    for member in body.split("&") if isinstance(body, str) else ():
-        name, _, value = member.partition("=")
-        if name not in _HARMLESS_MEMBERS:
-            found.add(value)
-    found |= {unquote_plus(secret) for secret in found}
-    return sorted((s for s in found if len(s) >= _SHORTEST_SECRET), key=len, reverse=True)
-
-
-def _shown_cause(cause: object) -> object:
-    """What urllib3 said, without the query of the URL, and without a piece of the answer."""
-    if isinstance(cause, MaxRetryError) and cause.url is not None:
-        shown = shown_url(cause.url)
-        return cause if shown == cause.url else MaxRetryError(cause.pool, shown, cause.reason)
-    if isinstance(cause, ProtocolError) and isinstance(cause.args[-1], HTTPException):
-        return ProtocolError(f"The answer broke off or is no HTTP: {type(cause.args[-1]).__name__}")
-    return cause
 
 
 def _urllib3_error(error: requests.exceptions.RequestException) -> HTTPError | None:

@@ -767,47 +767,6 @@ def test_a_wrong_combination_is_an_error_at_construction(
 # -- nothing shows a secret, and everything travels --------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "client_auth", ["client_secret_basic", "client_secret_post", KeyHeader("top-secret")]
-)
-def test_a_connection_error_holds_no_secret(
-    make_client: MakeClient, client_auth: Any, tokens: TokenServer
-) -> None:
-    secret = "top-secret" if isinstance(client_auth, str) else None
-    client = make_client(
-        client_auth=client_auth,
-        client_secret=secret,
-        token_headers={"X-Subscription": "top-secret"},
-    )
-    tokens.stop()
-    with pytest.raises(requests.exceptions.ConnectionError) as failure:
-        client.renew_token()
-    request = failure.value.request
-    assert request is not None
-    assert (request.method, request.url) == ("POST", tokens.endpoint)
-    assert request.body is None
-    assert set(request.headers) <= {
-        "Accept",
-        "Accept-Encoding",
-        "Connection",
-        "Content-Length",
-        "Content-Type",
-        "User-Agent",
-    }
-
-
-def test_the_target_of_a_redirect_holds_no_secret(
-    make_client: MakeClient, tokens: TokenServer
-) -> None:
-    tokens.replies = [Reply(307, b"", {"Location": "/elsewhere"})]
-    with pytest.raises(TokenError) as failure:
-        make_client(client_auth="client_secret_post").renew_token()
-    response = failure.value.response
-    assert response is not None
-    assert response.next is None
-    assert response.request.body is None
-
-
 @pytest.mark.parametrize("client_auth", ["client_secret_post", ClientSecretPost()])
 @pytest.mark.parametrize(
     "travel", [copy.deepcopy, lambda client: pickle.loads(pickle.dumps(client))]
