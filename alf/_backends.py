@@ -1,4 +1,4 @@
-"""What a storage is able to do: get, set with a time to live, and a claim for one at a time."""
+"""What a storage can do: get, set with a time to live, and lock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Backend", "Release", "as_text", "make_backend", "unclaimed"]
+__all__ = ["LONGEST_TTL", "Backend", "Release", "as_text", "make_backend", "no_release"]
+
+#: An entry lives at most this long, in seconds: memcached takes a larger number for a date.
+LONGEST_TTL = 30 * 24 * 3600
 
 #: What storages call the seconds for which an entry lives.
 _TTL_WORDS = ("ex", "ttl", "expire", "expires_in", "exptime", "timeout", "time")
@@ -16,7 +19,7 @@ _TTL_WORDS = ("ex", "ttl", "expire", "expires_in", "exptime", "timeout", "time")
 #: The same for packages whose signatures do not tell.
 _HIDDEN_TTL_WORDS = {"flask_caching": "timeout", "pylibmc": "time", "pymemcache": "expire"}
 
-#: Gives a claim back.
+#: Releases a lock.
 Release = Callable[[], object]
 
 
@@ -24,15 +27,15 @@ Release = Callable[[], object]
 class Backend:
     """A storage in alf's words.
 
-    ``claim(name, seconds)`` takes what only one can have, and what runs out by itself; it returns
-    what gives it back, or ``None`` where another has it. Where ``claim`` is ``None``, the storage
-    has neither a lock nor an atomic add; where ``delete`` is ``None``, it cannot do that.
+    ``lock(name, seconds)`` takes a lock that ends by itself after so many seconds; it returns what
+    releases it, or ``None`` if another process holds it. ``lock`` is ``None`` if the storage has
+    neither a lock nor an atomic add; ``delete`` is ``None`` if it cannot delete.
     """
 
     get: Callable[[str], object]
     set: Callable[[str, str, int], object]
     delete: Callable[[str], object] | None
-    claim: Callable[[str, int], Release | None] | None
+    lock: Callable[[str, int], Release | None] | None
 
 
 def make_backend(storage: Any) -> Backend:
@@ -70,7 +73,7 @@ def make_backend(storage: Any) -> Backend:
         return storage.set(key, value, **ttl_options(ttl))
 
     delete = _find_delete(storage)
-    return Backend(get, set_, delete, _find_claim(storage, delete))
+    return Backend(get, set_, delete, _find_lock(storage, delete))
 
 
 def _find_delete(storage: Any) -> Callable[[str], object] | None:
@@ -80,41 +83,41 @@ def _find_delete(storage: Any) -> Callable[[str], object] | None:
     return lambda key: storage.delete(key, **options)
 
 
-def _find_claim(
+def _find_lock(
     storage: Any, delete: Callable[[str], object] | None
 ) -> Callable[[str, int], Release | None] | None:
-    lock, claim = _Method(storage, "lock"), _Method(storage, "claim")
-    if "seconds" in claim.parameters:  # a storage of our own
-        return lambda name, seconds: storage.claim(name, seconds)
+    lock = _Method(storage, "lock")
+    if "seconds" in lock.parameters:  # a storage of our own
+        return lambda name, seconds: storage.lock(name, seconds)
     if "timeout" in lock.parameters or lock.package == "django_redis":
-        return _claim_by_lock(storage)
+        return _lock_by_lock(storage)
     if delete is not None and _ttl_options(storage, "add")(1):
-        return _claim_by_add(storage, delete)
+        return _lock_by_add(storage, delete)
     return None
 
 
-def _claim_by_lock(storage: Any) -> Callable[[str, int], Release | None]:
+def _lock_by_lock(storage: Any) -> Callable[[str, int], Release | None]:
     """By the lock of redis-py, of valkey-py or of django-redis."""
 
-    def claim(name: str, seconds: int) -> Release | None:
+    def take(name: str, seconds: int) -> Release | None:
         lock = storage.lock(name, timeout=seconds)
         return lock.release if lock.acquire(blocking=False) else None
 
-    return claim
+    return take
 
 
-def _claim_by_add(
+def _lock_by_add(
     storage: Any, delete: Callable[[str], object]
 ) -> Callable[[str, int], Release | None]:
     """By ``add(key, value, ttl)``, which stores nothing where there is something."""
     ttl_options = _ttl_options(storage, "add")
 
-    def claim(name: str, seconds: int) -> Release | None:
+    def take(name: str, seconds: int) -> Release | None:
         owner = secrets.token_hex(16)
         answer = storage.add(name, owner, **ttl_options(seconds))
         if answer is not None and not answer:
             # Clients that swallow their errors say the same: then nobody has it.
-            return None if storage.get(name) else unclaimed
+            return None if storage.get(name) else no_release
 
         def release() -> None:
             if as_text(storage.get(name)) == owner:
@@ -122,7 +125,7 @@ def _claim_by_add(
 
         return release
 
-    return claim
+    return take
 
 
 def _ttl_options(storage: Any, name: str) -> Callable[[int], dict[str, Any]]:
@@ -186,5 +189,5 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else bytes(value).decode()
 
 
-def unclaimed() -> None:
-    """Gives back what nobody has claimed."""
+def no_release() -> None:
+    """Releases a lock that was never taken."""

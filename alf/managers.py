@@ -28,11 +28,11 @@ from alf._endpoint import (
 )
 from alf._forks import register_after_fork
 from alf._form import check_headers, token_form
+from alf._token_storage import TokenStorage, entry_key
 from alf._urls import shown_url
 from alf.client_auth import ClientAuth, Credentials, Sign, as_client_auth
 from alf.dpop import as_dpop_key
 from alf.events import Event, Reason, RenewalFailed, StorageFailed, TokenObtained, TokenRefused
-from alf.storages import TokenStorage, entry_key
 from alf.tokens import Token
 
 __all__ = ["Refusal", "TokenManager"]
@@ -474,7 +474,7 @@ class TokenManager:
         stored = self._storage.load()
         if stored is None or not is_wanted(stored):
             self._raise_if_paused()
-            with self._storage.turn(is_wanted) as stored:
+            with self._storage.exclusive(is_wanted) as stored:
                 if stored is None:
                     return self._store(self._ask(reason))
         logger.debug("%s: token taken from storage", self._endpoint)

@@ -25,9 +25,9 @@ from alf._answers import find_error, read_body, read_members
 from alf._discovery import check_issuer, parse_metadata
 from alf._endpoint import retry_after
 from alf._inspection import decode_jwt, describe
+from alf._token_storage import TokenStorage
 from alf._urls import shown_url
 from alf.dpop import asks_for_nonce
-from alf.storages import TokenStorage
 from alf.tokens import Token, parse_expires_in
 
 HEADERS = ("Content-Type", "Location", "Retry-After", "WWW-Authenticate")

@@ -1,0 +1,257 @@
+"""One process requests the token and the others wait for it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from alf import Client, TokenManager
+from tests.servers import Api, Reply, Request, TokenServer, TurnedClock
+from tests.storage_doubles import (
+    Adding,
+    Expiring,
+    Locking,
+    Plain,
+    Waiting,
+    entry,
+    only,
+    take,
+    warnings_of,
+)
+from tests.test_processes import needs_fork, run
+
+MakeClient = Callable[..., Client]
+
+# -- one asks for all --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [Locking, Adding])
+def test_waits_for_the_entry_of_the_process_that_requests_it(
+    make_client: MakeClient, tokens: TokenServer, make: type[Any]
+) -> None:
+    storage = make()
+    give_back = take(storage)
+
+    def finish() -> None:
+        if len(clock.slept) == 5:
+            storage.entries["mine"] = entry("of-another")
+
+    clock = Waiting(finish)
+    client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
+    assert client.token.access_token == "of-another"
+    assert len(clock.slept) == 5
+    assert all(0.02 <= pause <= 0.5 for pause in clock.slept)
+    assert not tokens.requests
+    give_back()
+
+
+@pytest.mark.parametrize("make", [Locking, Adding])
+def test_requests_a_token_when_the_process_that_tried_had_no_success(
+    make_client: MakeClient, tokens: TokenServer, make: type[Any]
+) -> None:
+    storage = make()
+    give_back = take(storage)
+    clock = Waiting(lambda: give_back() if len(clock.slept) == 3 else None)
+    client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
+    assert client.token.access_token == "token-1"
+    assert len(clock.slept) == 3
+    assert set(storage.entries) == {"mine"}  # and its own turn is given back
+
+
+@pytest.mark.parametrize("make", [Locking, Adding])
+@pytest.mark.parametrize(
+    ("options", "longest"),
+    [({}, 24.0), ({"token_timeout": 1}, 6.0), ({"token_retry": 5}, 63.0)],
+    ids=str,
+)
+def test_a_dead_process_delays_the_others_and_does_not_stop_them(
+    make_client: MakeClient,
+    tokens: TokenServer,
+    clock: TurnedClock,
+    make: type[Any],
+    options: dict[str, Any],
+    longest: float,
+) -> None:
+    storage = make()
+    take(storage)
+    client = make_client(token_storage=storage, token_storage_key="mine", clock=clock, **options)
+    assert client.token.access_token == "token-1"
+    assert longest - 2 < sum(clock.slept) < longest
+    assert json.loads(storage.entries["mine"])["access_token"] == "token-1"
+
+
+def test_a_lock_lasts_as_long_as_a_token_request_may(make_client: MakeClient) -> None:
+    storage = Locking()
+    assert make_client(token_storage=storage, token_storage_key="mine", token_timeout=3).token
+    ((name, seconds),) = storage.taken
+    assert name == "mine:lock"
+    assert 7 <= seconds <= 9
+    assert storage.given_back == ["mine:lock"]
+
+
+def test_a_lock_that_expired_is_not_taken_from_the_next_holder(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    storage = Adding()
+
+    def slow(_request: Request) -> Reply:
+        storage.entries["mine:lock"] = "the next one"
+        return tokens.granted()
+
+    tokens.replies = [slow]
+    assert make_client(token_storage=storage, token_storage_key="mine").token
+    assert storage.entries["mine:lock"] == "the next one"
+
+
+def test_a_lock_that_cannot_be_given_back_is_no_outage(
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Locking()
+    client = make_client(token_storage=storage, token_storage_key="mine")
+    storage.held = NeverRemoves()
+    assert client.token
+    assert client.renew_token()
+    assert not warnings_of(caplog)
+
+
+class NeverRemoves(set[str]):
+    def add(self, name: str) -> None:
+        """As if it ran out at once."""
+
+
+def test_a_lock_that_fails_is_not_waited_for_and_the_token_shared_without(
+    make_client: MakeClient, clock: TurnedClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Locking):
+        works = False
+
+        def lock(self, name: str, timeout: float) -> Any:
+            if not self.works:
+                raise ConnectionError
+            return super().lock(name, timeout)
+
+    storage = Failing()
+    client = make_client(token_storage=storage, clock=clock)
+    for number in range(1, 4):
+        assert client.renew_token().access_token == f"token-{number}"
+        assert json.loads(only(storage))["access_token"] == f"token-{number}"
+    assert not clock.slept
+    assert len(warnings_of(caplog)) == 1
+    storage.works = True
+    clock.turn(10)
+    client.renew_token()
+    assert len(storage.taken) == 1
+
+
+def test_an_interrupted_process_releases_its_lock(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    class Interrupting(Locking):
+        def set(self, key: str, value: str) -> Any:
+            raise KeyboardInterrupt
+
+    storage = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        _ = make_client(token_storage=storage).token
+    assert storage.taken
+    assert not storage.held
+
+
+# -- one thread at a time ----------------------------------------------------------------------
+
+
+def test_a_storage_is_called_by_one_thread_at_a_time(
+    tokens: TokenServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    alone = threading.Lock()
+
+    class NotThreadSafe(Expiring):
+        def get(self, key: str) -> Any:
+            assert alone.acquire(blocking=False), "two threads at once"
+            try:
+                return super().get(key)
+            finally:
+                alone.release()
+
+        def set(self, key: str, value: str, ttl: int | None = None) -> Any:
+            assert alone.acquire(blocking=False), "two threads at once"
+            try:
+                return super().set(key, value, ttl)
+            finally:
+                alone.release()
+
+    manager = TokenManager(tokens.endpoint, "client-id", "top-secret", NotThreadSafe())
+    barrier = threading.Barrier(8)
+    calls = [manager.get_token, manager.reset_token, manager.renew, manager.token]
+
+    def work(number: int) -> None:
+        barrier.wait()
+        for turn in range(40):
+            calls[(number + turn) % 4]()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    manager.close()
+    assert not warnings_of(caplog)
+
+
+def test_a_storage_that_hangs_holds_up_one_caller_and_the_next_for_a_while(
+    tokens: TokenServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    hanging, resumed = threading.Event(), threading.Event()
+
+    class Hanging(Plain):
+        def get(self, key: str) -> Any:
+            hanging.set()
+            assert resumed.wait(20)
+            return super().get(key)
+
+    manager = TokenManager(tokens.endpoint, "client-id", "top-secret", Hanging())
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(manager.get_token)
+        assert hanging.wait(20)
+        manager.reset_token()  # looks into storage, too
+        (warning,) = warnings_of(caplog)
+        assert "TimeoutError" in warning
+        resumed.set()
+        assert first.result(20) == "token-1"
+    manager.close()
+
+
+@needs_fork
+def test_a_fork_while_another_thread_calls_the_storage(tokens: TokenServer, api: Api) -> None:
+    run(
+        """
+from alf import TokenManager
+hanging, resumed = threading.Event(), threading.Event()
+parent = os.getpid()
+
+class Storage(dict):
+    def get(self, key):
+        if os.getpid() == parent:
+            hanging.set()
+            assert resumed.wait(20)
+        return super().get(key)
+
+storage = Storage()
+manager = TokenManager(token_endpoint, "client-id", "top-secret", storage)
+thread = threading.Thread(target=manager.get_token)
+thread.start()
+assert hanging.wait(20)
+
+def call():
+    assert manager.get_token()
+    assert storage, "it was not stored"
+
+wait_for(in_child(call))
+resumed.set()
+thread.join()
+""",
+        tokens,
+        api,
+    )

@@ -1,0 +1,455 @@
+"""The shared entry: its key, its format, and when it is read and written."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import UserDict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from alf import Client, TokenManager
+from alf._token_storage import entry_key
+from tests.servers import Api, Reply, Request, TokenServer, TurnedClock
+from tests.storage_doubles import (
+    NOW,
+    Adding,
+    Expiring,
+    Faulty,
+    Locking,
+    Odd,
+    Plain,
+    entry,
+    only,
+    warnings_of,
+)
+
+MakeClient = Callable[..., Client]
+
+ENDPOINT = "https://id.example.com/token"
+PARAMS = [("grant_type", "client_credentials"), ("scope", "read write")]
+
+
+# -- the key -----------------------------------------------------------------------------------
+
+
+def test_the_key_can_be_read_and_fits_every_storage() -> None:
+    key = entry_key(ENDPOINT, "client-id", PARAMS)
+    assert key.startswith("alf:1:id.example.com:client-id:")
+    ugly = entry_key(f"https://{'long.' * 40}example.com/ü", "id \n\x00ü" * 100, PARAMS)
+    for each in (key, ugly):
+        assert each.isascii()
+        assert each.isprintable()
+        assert " " not in each
+        assert len(each) < 200
+
+
+def test_the_key_is_the_same_for_the_same_token() -> None:
+    key = entry_key(ENDPOINT, "client-id", PARAMS, {"X-Tenant": "a", "X-More": "b"}, "post")
+    params = [("scope", " write  read read"), ("grant_type", "client_credentials")]
+    headers = {"x-more": "b", "x-tenant": "a"}
+    assert key == entry_key(
+        "https://user:secret@ID.example.com/token", "client-id", params, headers, "post"
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"token_endpoint": "https://id.example.com/other/token"},
+        {"token_endpoint": "https://id.example.com:8443/token"},
+        {"token_endpoint": "https://id.example.com/token?tenant=b"},
+        {"client_id": "Client-id"},
+        {"params": [("grant_type", "client_credentials"), ("scope", "read")]},
+        {"params": [("grant_type", "client_credentials"), ("scope", "readwrite")]},
+        {"params": [*PARAMS, ("audience", "a")]},
+        {"params": [*PARAMS, ("resource", "a")]},
+        {"params": [*PARAMS, ("resource", "a"), ("resource", "b")]},
+        {"headers": {"X-Tenant": "a"}},
+        {"headers": {"X-Tenant": "b"}},
+        {"binding": "private_key_jwt"},
+        {"binding": "tls_client_auth:5f"},
+    ],
+    ids=str,
+)
+def test_the_key_differs_for_every_different_token(change: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"token_endpoint": ENDPOINT, "client_id": "client-id", "params": PARAMS}
+    assert entry_key(**given) != entry_key(**{**given, **change})
+
+
+def test_the_secret_is_no_part_of_the_key(make_client: MakeClient) -> None:
+    storage: dict[str, str] = {}
+    for secret in ("one", "another"):
+        assert make_client(client_secret=secret, token_storage=storage).token
+    assert len(storage) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"client_id": "another"},
+        {"scope": "read"},
+        {"audience": "a"},
+        {"resource": "https://api.example.com"},
+        {"token_params": {"tenant": "b"}},
+        {"token_headers": {"X-Tenant": "b"}},
+        {"client_auth": "client_secret_post"},
+        {"dpop": True},
+    ],
+    ids=str,
+)
+def test_clients_of_different_tokens_share_no_entry(
+    make_client: MakeClient, tokens: TokenServer, options: dict[str, Any]
+) -> None:
+    storage: dict[str, str] = {}
+    assert make_client(token_storage=storage).token
+    if "dpop" in options:
+        tokens.members = {"token_type": "DPoP"}
+    assert make_client(token_storage=storage, **options).token
+    assert len(storage) == len(tokens.requests) == 2
+
+
+def test_a_key_of_the_users_own(make_client: MakeClient) -> None:
+    storage: dict[str, str] = {"token-of-alf-0.7_access_token": "untouched"}
+    assert make_client(token_storage=storage, token_storage_key="mine").token
+    assert set(storage) == {"token-of-alf-0.7_access_token", "mine"}
+
+
+@pytest.mark.parametrize(
+    ("key", "error"),
+    [
+        (b"bytes", TypeError),
+        ("", ValueError),
+        ("a b", ValueError),
+        ("ü", ValueError),
+        ("a\n", ValueError),
+        ("a" * 241, ValueError),
+    ],
+)
+def test_a_key_that_is_none(make_client: MakeClient, key: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="token_storage_key"):
+        make_client(token_storage={}, token_storage_key=key)
+
+
+def test_a_key_for_no_storage(make_client: MakeClient) -> None:
+    with pytest.raises(TypeError, match="token_storage_key"):
+        make_client(token_storage_key="mine")
+
+
+# -- the entry ---------------------------------------------------------------------------------
+
+
+def test_one_key_and_one_value_with_a_format_version(
+    make_client: MakeClient, tokens: TokenServer, clock: TurnedClock
+) -> None:
+    tokens.members = {"scope": "read", "tenant": "t"}
+    storage = Plain()
+    client = make_client(token_storage=storage, clock=clock)
+    assert client.token
+    (key,) = storage.entries
+    assert key.startswith("alf:1:127.0.0.1:client-id:")
+    assert json.loads(only(storage)) == {
+        "v": 1,
+        "access_token": "token-1",
+        "token_type": "Bearer",
+        "issued_at": NOW,
+        "expires_at": NOW + 3600,
+        "scope": "read",
+        "extra": {"tenant": "t"},
+    }
+    assert make_client(token_storage=storage, clock=clock).token == client.token
+    assert len(tokens.requests) == 1
+
+
+@pytest.mark.parametrize("make", [dict, UserDict, Plain, Expiring, Locking, Adding, Faulty])
+def test_a_token_that_another_process_stored_is_used(
+    make_client: MakeClient, tokens: TokenServer, api: Api, make: type[Any]
+) -> None:
+    storage = make()
+    for _ in range(3):
+        assert make_client(token_storage=storage).get(api.url).status_code == 200
+    assert len(tokens.requests) == 1
+
+
+@pytest.mark.parametrize("convert", [str.encode, lambda value: bytearray(value.encode())])
+def test_a_storage_that_gives_bytes(
+    make_client: MakeClient, tokens: TokenServer, convert: Callable[[str], Any]
+) -> None:
+    storage = Plain()
+    assert make_client(token_storage=storage).token
+    (key,) = storage.entries
+    storage.entries[key] = convert(storage.entries[key])
+    assert make_client(token_storage=storage).token.access_token == "token-1"
+
+
+class NoValue:
+    """As dogpile.cache has one."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("absent", [None, b"", "", False, NoValue()])
+def test_what_storages_give_where_there_is_nothing(
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture, absent: Any
+) -> None:
+    storage = Plain()
+    storage.entries["mine"] = absent
+    assert make_client(token_storage=storage, token_storage_key="mine").token
+    assert json.loads(only(storage))["access_token"] == "token-1"
+    assert not warnings_of(caplog)
+
+
+@pytest.mark.parametrize("error", [KeyError("mine"), FileNotFoundError()])
+def test_storages_that_raise_where_there_is_nothing(
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    storage = Faulty()
+    storage.get_error = error
+    assert make_client(token_storage=storage).token
+    assert json.loads(only(storage))["access_token"] == "token-1"
+    assert not warnings_of(caplog)
+
+
+GOOD = json.loads(entry("stored-token"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"\xff\xfe stored-token",
+        '{"access_token": "stored-token"',
+        '["stored-token"]',
+        '"stored-token"',
+        "17",
+        "[" * 100_000,
+        json.dumps({**GOOD, "v": 2}),
+        json.dumps({name: value for name, value in GOOD.items() if name != "v"}),
+        json.dumps({name: value for name, value in GOOD.items() if name != "expires_at"}),
+        json.dumps({**GOOD, "access_token": "stored-token\r\nX-Header: y"}),
+        json.dumps({**GOOD, "token_type": "Bearer x\r\nX-Header: y"}),
+        json.dumps({**GOOD, "token_type": None}),
+        json.dumps({**GOOD, "expires_at": float("nan")}),
+        json.dumps({**GOOD, "expires_at": "soon"}),
+        json.dumps({**GOOD, "issued_at": None}),
+        json.dumps({**GOOD, "issued_at": float("inf")}),
+        json.dumps({**GOOD, "scope": ["read"]}),
+        json.dumps({**GOOD, "extra": 17}),
+        17,
+        {"access_token": "stored-token"},
+        object(),
+        Odd(),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_rubbish_is_logged_once_and_replaced(
+    make_client: MakeClient,
+    api: Api,
+    clock: TurnedClock,
+    caplog: pytest.LogCaptureFixture,
+    value: Any,
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="alf")
+    storage = Locking()
+    storage.entries["mine"] = value
+    client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
+    assert client.get(api.url).status_code == 200
+    assert json.loads(only(storage))["access_token"] == "token-1"
+    (warning,) = warnings_of(caplog)
+    assert "mine" in warning
+    assert "stored-token" not in caplog.text
+
+
+@pytest.mark.parametrize("scheme", ["DPoP", "Basic", "bearer-but-not-quite"])
+def test_a_stored_token_of_another_scheme_is_replaced(
+    make_client: MakeClient, api: Api, clock: TurnedClock, scheme: str
+) -> None:
+    storage = {"mine": json.dumps({**GOOD, "token_type": scheme})}
+    client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
+    assert client.get(api.url).status_code == 200
+    assert [request.authorization for request in api.requests] == ["Bearer token-1"]
+    assert json.loads(storage["mine"])["access_token"] == "token-1"
+
+
+def test_members_that_a_later_version_adds_are_ignored(
+    make_client: MakeClient, clock: TurnedClock
+) -> None:
+    storage = {"mine": json.dumps({**GOOD, "more": 1})}
+    client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
+    assert client.token.access_token == "stored-token"
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        entry("stored-token", expires_at=NOW),
+        entry("stored-token", issued_at=NOW - 3590, expires_at=NOW + 5),
+        entry("stored-token", issued_at=NOW + 3600, expires_at=NOW + 7200),
+    ],
+    ids=["dead", "dead within the leeway", "of a wrong clock"],
+)
+def test_a_stored_token_that_is_not_good_is_replaced(
+    make_client: MakeClient, clock: TurnedClock, stored: str
+) -> None:
+    storage = {"mine": stored}
+    client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
+    assert client.token.access_token == "token-1"
+    assert json.loads(only(storage))["access_token"] == "token-1"
+
+
+@pytest.mark.parametrize("expires_in", [0, -1])
+def test_a_dead_token_is_never_stored(
+    make_client: MakeClient, tokens: TokenServer, clock: TurnedClock, expires_in: int
+) -> None:
+    storage = Locking()
+    client = make_client(token_storage=storage, clock=clock)
+    tokens.expires_in = expires_in
+    for _ in range(3):
+        assert client.token
+    assert not storage.entries
+    # From the second on they are not asked for one process after the other, either.
+    assert len(storage.taken) == 1
+    tokens.expires_in = 3600
+    assert client.token
+    assert client.renew_token()
+    assert len(storage.taken) == 2
+
+
+# -- when storage is read ----------------------------------------------------------------------
+
+
+def test_a_call_with_a_good_token_touches_no_storage(make_client: MakeClient, api: Api) -> None:
+    storage = Faulty()
+    client = make_client(token_storage=storage)
+    client.get(api.url)
+    storage.calls.clear()
+    for _ in range(20):
+        assert client.get(api.url).status_code == 200
+    assert not storage.calls
+
+
+def test_a_refused_token_is_replaced_from_storage(
+    make_client: MakeClient, tokens: TokenServer, api: Api
+) -> None:
+    storage = Locking()
+    first, second = (make_client(token_storage=storage) for _ in range(2))
+    assert first.get(api.url).status_code == second.get(api.url).status_code == 200
+    tokens.alive.clear()
+    assert first.get(api.url).status_code == 200
+    assert second.get(api.url).status_code == 200
+    assert len(tokens.requests) == 2
+
+
+def test_storage_holds_the_refused_token_only_and_the_endpoint_gives_none(
+    make_client: MakeClient, tokens: TokenServer, api: Api
+) -> None:
+    storage = Locking()
+    client = make_client(token_storage=storage)
+    assert client.get(api.url).status_code == 200
+    before = dict(storage.entries)
+    tokens.alive.clear()
+    tokens.replies = [Reply(503)]
+    assert client.get(api.url).status_code == 503
+    assert storage.entries == before  # neither emptied nor replaced
+    assert not storage.held
+    assert client.get(api.url).status_code == 200
+    assert json.loads(only(storage))["access_token"] == "token-2"
+
+
+def test_early_renewal_takes_what_another_process_has_renewed(
+    make_client: MakeClient, tokens: TokenServer, clock: TurnedClock
+) -> None:
+    storage = Plain()
+    first, second = (
+        make_client(token_storage=storage, clock=clock, token_refresh="blocking") for _ in range(2)
+    )
+    assert first.token.access_token == second.token.access_token == "token-1"
+    clock.turn(3560)
+    assert first.token.access_token == second.token.access_token == "token-2"
+    assert len(tokens.requests) == 2
+
+
+def test_a_token_that_is_handed_out_until_it_is_dead_is_asked_for_by_one_process(
+    make_client: MakeClient, tokens: TokenServer, clock: TurnedClock
+) -> None:
+    def same(_request: Request) -> Reply:
+        life = NOW + 3600 - clock.time()
+        return Reply(body={"access_token": "same", "token_type": "Bearer", "expires_in": life})
+
+    tokens.replies = [same] * 10
+    storage = Locking()
+    clients = [
+        make_client(token_storage=storage, clock=clock, token_refresh="blocking") for _ in range(4)
+    ]
+
+    def call_all() -> int:
+        for client in clients:
+            for _ in range(3):
+                assert client.token.access_token == "same"
+        return len(tokens.requests)
+
+    assert call_all() == 1
+    clock.turn(3560)  # into the stretch for early renewal
+    assert call_all() == 2
+    clock.turn(39)  # into the leeway: there is no other to be had
+    assert call_all() == 2
+
+
+@pytest.mark.parametrize("expires_at", [NOW + 3600, None])
+def test_a_newer_entry_is_not_overwritten_by_an_older_token(
+    make_client: MakeClient, tokens: TokenServer, clock: TurnedClock, expires_at: float | None
+) -> None:
+    storage: dict[str, str] = {}
+    client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
+
+    def overtaken(_request: Request) -> Reply:
+        clock.turn(2)
+        storage["mine"] = entry("newer", issued_at=NOW + 1, expires_at=expires_at)
+        return tokens.granted()
+
+    tokens.replies = [overtaken]
+    assert client.renew_token().access_token == "token-1"
+    assert json.loads(storage["mine"])["access_token"] == "newer"
+    assert client.renew_token().access_token == "token-2"
+    assert json.loads(storage["mine"])["access_token"] == "token-2"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        entry("older", issued_at=NOW - 1),
+        entry("dead", issued_at=NOW + 1, expires_at=NOW + 2),
+        entry("of a fast clock", issued_at=NOW + 30).replace(" of a", "of-a").replace(" ", "-"),
+    ],
+    ids=["older", "dead", "of a fast clock"],
+)
+def test_an_entry_that_is_not_newer_is_overwritten(
+    make_client: MakeClient, tokens: TokenServer, clock: TurnedClock, other: str
+) -> None:
+    storage: dict[str, str] = {}
+    client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
+
+    def overtaken(_request: Request) -> Reply:
+        clock.turn(2)
+        storage["mine"] = other
+        return tokens.granted()
+
+    tokens.replies = [overtaken]
+    client.renew_token()
+    assert json.loads(storage["mine"])["access_token"] == "token-1"
+
+
+def test_a_reset_manager_takes_a_newer_token_of_another_process(tokens: TokenServer) -> None:
+    storage: dict[str, str] = {}
+    first, second = (
+        TokenManager(tokens.endpoint, "client-id", "top-secret", storage) for _ in range(2)
+    )
+    assert first.get_token() == second.get_token() == "token-1"
+    first.reset_token()
+    assert first.get_token() == "token-2"
+    second.reset_token()
+    assert second.get_token() == "token-2"
+    first.close()
+    second.close()
