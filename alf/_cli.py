@@ -173,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run_token(given: argparse.Namespace) -> int:
     """Print a token: masked on a terminal, plain into a pipe or a file."""
     with _client(given) as client:
-        token = client.renew_token() if given.renew else client.token
+        token = client.renew_token() if given.renew else client.ensure_token()
     text = token.access_token
     if sys.stdout.isatty() and not given.show:
         text = f"{'*' * 12} ({len(text)} characters; --show prints them)"

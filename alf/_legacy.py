@@ -29,6 +29,9 @@ class _ManagerOf07:
         self._manager = manager
         self._current: Token | None = None
 
+    def peek(self) -> Token | None:
+        return self._current
+
     def token(self) -> Token:
         try:
             access_token = self._manager.get_token()
@@ -42,6 +45,7 @@ class _ManagerOf07:
 
     def renew(self) -> Token:
         self._manager.reset_token()
+        self._current = None
         return self.token()
 
     def refusal(self, _origin: str) -> _RefusalOf07:

@@ -225,16 +225,28 @@ class Client(requests.Session):
             raise
 
     @property
-    def token(self) -> Token:
-        """The current token; asked for, if there is none that is good.
+    def token(self) -> Token | None:
+        """The current token, from memory; ``None`` if there is no token that is alive.
 
-        :raises TokenError: the token endpoint gave none.
+        Reading it requests nothing; :meth:`ensure_token` does.
+        """
+        return self._token_manager.peek()
+
+    @property
+    def manager(self) -> TokenManager:
+        """The :class:`~alf.managers.TokenManager` that requests, keeps and renews the token."""
+        return self._token_manager
+
+    def ensure_token(self) -> Token:
+        """The current token; a new one is requested if there is no good one.
+
+        :raises TokenError: the token endpoint did not return a token.
         :raises requests.exceptions.RequestException: the token endpoint could not be reached.
         """
         return self._token_manager.token()
 
     def renew_token(self) -> Token:
-        """Ask for a new token, whatever there is in hand; raises as :attr:`token`."""
+        """Request a new token, whatever the current one; raises as :meth:`ensure_token`."""
         return self._token_manager.renew()
 
     def revoke_token(self) -> None:

@@ -322,6 +322,11 @@ class TokenManager:
         # Renewed by now, where this caller was the one to do it.
         return (self._held or held).token
 
+    def peek(self) -> Token | None:
+        """The current token, from memory; ``None`` if there is no token that is alive."""
+        held = self._held
+        return held.token if held is not None and self._lives(held) else None
+
     def renew(self) -> Token:
         """A token that is asked for now, whatever there is in hand; raises as :meth:`token`."""
         since = next(self._order)

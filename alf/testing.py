@@ -2,7 +2,7 @@
 
 >>> with FakeTokenEndpoint() as endpoint:
 ...     client = Client(**endpoint.credentials)
-...     assert client.token.access_token == endpoint.granted[-1]
+...     assert client.ensure_token().access_token == endpoint.granted[-1]
 
 Nothing here is for production.
 """

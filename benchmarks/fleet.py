@@ -61,7 +61,7 @@ def run_clients(
         while is_on.value:
             counted += 1
             try:
-                assert client.token.access_token
+                assert client.ensure_token().access_token
             except Exception:
                 failed += 1
             time.sleep(random.uniform(0.02, 0.08))

@@ -115,7 +115,7 @@ def test_a_storage_without_a_time_to_live_gets_none(
     make_client: MakeClient, make: type[Any], seen: Any
 ) -> None:
     storage = make()
-    assert make_client(token_storage=storage).token
+    assert make_client(token_storage=storage).ensure_token()
     assert getattr(storage, "ttls", [None]) == [seen]
 
 
@@ -155,7 +155,7 @@ def test_an_add_that_says_no_although_nobody_holds_the_lock(
             return answer
 
     client = make_client(token_storage=Swallowing(), clock=clock)
-    assert client.token.access_token == "token-1"
+    assert client.ensure_token().access_token == "token-1"
     assert not clock.slept
 
 
@@ -181,5 +181,5 @@ class AssertsAttributes(Plain):
 @pytest.mark.parametrize("make", [AddsForEver, CannotDelete, HasAnotherLock, AssertsAttributes])
 def test_what_is_no_lock_is_not_used_as_one(make_client: MakeClient, make: type[Any]) -> None:
     storage = make()
-    assert make_client(token_storage=storage).token
+    assert make_client(token_storage=storage).ensure_token()
     assert len(storage.entries) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import hashlib
+import inspect
 import io
 import multiprocessing
 import pickle
@@ -12,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 import requests
@@ -21,7 +23,7 @@ from requests.auth import AuthBase, HTTPBasicAuth, HTTPDigestAuth
 
 import alf.client
 from alf import Client, NoAuth, TokenError, TokenManager
-from tests.servers import Api, Reply, Request, Server, TokenServer, running
+from tests.servers import Api, Reply, Request, Server, TokenServer, TurnedClock, running
 
 MakeClient = Callable[..., Client]
 
@@ -50,11 +52,30 @@ def test_every_verb_carries_the_token(client: Client, api: Api, method: str) -> 
 
 
 def test_the_token_can_be_handed_to_something_else(client: Client, tokens: TokenServer) -> None:
-    assert client.token.access_token == "token-1"
-    assert client.token is client.token
+    assert client.ensure_token().access_token == "token-1"
+    assert client.ensure_token() is client.ensure_token()
     assert client.renew_token().access_token == "token-2"
-    assert client.token.access_token == "token-2"
+    assert client.ensure_token().access_token == "token-2"
     assert len(tokens.requests) == 2
+
+
+def test_the_current_token_is_read_without_a_request(
+    make_client: MakeClient, tokens: TokenServer, clock: TurnedClock
+) -> None:
+    client = make_client(clock=clock)
+    assert client.token is None
+    assert client.ensure_token() is client.token is client.manager.peek()
+    clock.turn(3600)
+    assert client.token is None
+    assert len(tokens.requests) == 1
+
+
+def test_reading_attributes_makes_no_request(client: Client, tokens: TokenServer) -> None:
+    for name in dir(client):
+        hasattr(client, name)
+    inspect.getmembers(client)
+    create_autospec(client)
+    assert tokens.requests == []
 
 
 def test_prepared_requests_carry_the_token(client: Client, api: Api) -> None:
@@ -458,9 +479,9 @@ def test_a_deep_copy_shares_storage_and_token_session(
     storage: dict[str, Any] = {}
     with requests.Session() as session:
         original = make_client(token_storage=storage, token_session=session)
-        assert original.token.access_token == "token-1"
+        assert original.ensure_token().access_token == "token-1"
         with copy.deepcopy(original) as other:
-            assert other.token.access_token == "token-1"
+            assert other.ensure_token().access_token == "token-1"
         assert other.renew_token().access_token == "token-2"
     assert len(storage) == 1
 
@@ -484,7 +505,7 @@ def test_a_pickled_client_works_in_another_process(client: Client, api: Api) -> 
 
 def test_no_repr_shows_a_secret(client: Client, api: Api) -> None:
     response = client.get(api.url)
-    shown = repr([client, response, response.request, client.auth, client.token])
+    shown = repr([client, response, response.request, client.auth, client.ensure_token()])
     assert "top-secret" not in shown
     assert "token-1" not in shown
 
@@ -541,7 +562,7 @@ def test_a_refusal_that_is_a_redirect(
 
     api.script = redirect_to_the_login_page
     client = make_client(LoginPageClient)
-    assert client.token
+    assert client.ensure_token()
     tokens.alive.clear()
     assert client.get(api.url).status_code == 200
     tokens.on_grant = tokens.alive.clear
@@ -589,6 +610,7 @@ def test_a_manager_with_the_interface_of_alf_0_7(tokens: TokenServer, api: Api) 
         assert client.get(api.url).status_code == 401
         tokens.alive = {"token-d"}
         assert client.renew_token().access_token == "token-d"
+        assert client.token == client.ensure_token()
     assert managers[0].given == (tokens.endpoint, "client-id", "secret")
     assert not tokens.requests
 

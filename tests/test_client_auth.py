@@ -103,7 +103,7 @@ def test_a_server_that_decodes_percent_signs_only_understands_a_blank(
 
     Logins(tokens, percent_decoded, secret="a%41 +")
     client = make_client(token_endpoint=endpoint, client_secret="a%41 +")
-    assert client.token.access_token == "token-1"
+    assert client.ensure_token().access_token == "token-1"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_server_that_does_not_decode_is_asked_in_its_own_way(
 ) -> None:
     logins = Logins(tokens, basic, refusal=refusal)
     client = make_client(token_endpoint=endpoint, client_secret=AWKWARD)
-    assert client.token.access_token == "token-1"
+    assert client.ensure_token().access_token == "token-1"
     assert len(logins.seen) == 2
 
 
@@ -586,7 +586,7 @@ def test_a_stored_token_is_for_the_certificate_that_it_was_asked_for_with(
     junk.write_text("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----")
     storage: dict[str, Any] = {}
     seen = [
-        make_client(token_storage=storage, token_cert=cert).token.access_token
+        make_client(token_storage=storage, token_cert=cert).ensure_token().access_token
         for cert in (first, (again, again), second, junk, junk, None)
     ]
     assert seen == [f"token-{number}" for number in (1, 1, 2, 3, 3, 4)]

@@ -331,7 +331,7 @@ def test_a_session_that_is_kept_in_a_file(
 
 def test_the_auth_of_a_client_on_a_plain_session(client: Client, api: Api) -> None:
     with requests.Session() as session:
-        session.auth = BearerTokenAuth(lambda: client.token)
+        session.auth = BearerTokenAuth(client.ensure_token)
         assert httpie(session, requests.Request("GET", api.url)).ok
 
 

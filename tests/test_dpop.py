@@ -125,7 +125,7 @@ def test_every_request_has_a_proof_of_its_own(
 ) -> None:
     for _ in range(3):
         assert client.put(f"{api.url}/thing?a=b#c", data=b"x").status_code == 200
-    assert client.token.token_type == "DPoP"
+    assert client.ensure_token().token_type == "DPoP"
     assert api.requests[0].authorization == "DPoP token-1"
     assert (len(tokens.requests), len(api.requests)) == (1, 3)
     keys = [header["jwk"] for header in tokens.guard.headers + api.guard.headers]

@@ -273,7 +273,7 @@ def test_an_answer_that_is_a_form(client: Client, tokens: TokenServer) -> None:
             {"Content-Type": "application/x-www-form-urlencoded"},
         )
     ]
-    assert (client.token.access_token, client.token.lifetime) == ("abc", 60.0)
+    assert (client.ensure_token().access_token, client.ensure_token().lifetime) == ("abc", 60.0)
 
 
 @pytest.mark.parametrize(
@@ -550,4 +550,4 @@ def test_a_token_server_may_speak_to_the_wire_in_pieces(make_client: MakeClient,
         return Reply(200, pieces, {"Transfer-Encoding": "chunked", "Content-Length": ""})
 
     with running(Server(chunked)) as server:
-        assert make_client(token_endpoint=server.url).token.access_token == "token-c"
+        assert make_client(token_endpoint=server.url).ensure_token().access_token == "token-c"

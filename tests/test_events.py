@@ -127,7 +127,7 @@ def test_events_are_frozen_and_show_no_secret(
     make_client: MakeClient, tokens: TokenServer, told: list[Event]
 ) -> None:
     endpoint = f"http://user:s3cr3t@127.0.0.1:{tokens.port}/token?key=s3cr3t"
-    assert make_client(token_endpoint=endpoint, on_event=told.append).token
+    assert make_client(token_endpoint=endpoint, on_event=told.append).ensure_token()
     [event] = told
     assert "s3cr3t" not in repr(event)
     assert "top-secret" not in repr(event)

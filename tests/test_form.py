@@ -118,7 +118,7 @@ def test_a_smaller_scope_is_told_of_once_per_change(
     for granted in ("read write admin", "write read", "write read", "read", "admin write read x"):
         tokens.members = {"scope": granted}
         assert client.renew_token().scope == granted
-        assert client.token.scope == granted
+        assert client.ensure_token().scope == granted
     warnings = [record.getMessage().partition(", ")[2] for record in caplog.records]
     assert warnings == ["without admin", "without admin, write"]
 

@@ -79,11 +79,11 @@ def test_a_fresh_token_is_used_and_then_renewed_early(
     good: int,
 ) -> None:
     tokens.expires_in = expires_in
-    assert blocking.token.access_token == "token-1"
+    assert blocking.ensure_token().access_token == "token-1"
     clock.turn(fresh - 0.01)
-    assert blocking.token.access_token == "token-1"
+    assert blocking.ensure_token().access_token == "token-1"
     clock.turn(0.02)
-    assert blocking.token.access_token == "token-2"
+    assert blocking.ensure_token().access_token == "token-2"
 
 
 @pytest.mark.parametrize(("expires_in", "fresh", "good"), STRETCHES)
@@ -99,13 +99,13 @@ def test_a_caller_waits_from_the_leeway_on(
 ) -> None:
     tokens.expires_in = expires_in
     client = make_client(clock=clock)
-    assert client.token.access_token == "token-1"
+    assert client.ensure_token().access_token == "token-1"
     clock.turn(good - 0.01 if is_good else good + 0.01)
     gate = Gate(tokens.granted)
     tokens.replies = [gate]
     if not is_good:
         threading.Thread(target=lambda: gate.arrived.wait(20) and gate.open()).start()
-    assert client.token.access_token == ("token-1" if is_good else "token-2")
+    assert client.ensure_token().access_token == ("token-1" if is_good else "token-2")
     gate.open()
 
 
@@ -145,18 +145,18 @@ def test_a_refused_token_without_life_is_replaced(
 def test_an_early_renewal_that_brings_a_token_without_life_displaces_nothing(
     blocking: Client, tokens: TokenServer, clock: TurnedClock
 ) -> None:
-    assert blocking.token.access_token == "token-1"
+    assert blocking.ensure_token().access_token == "token-1"
     clock.turn(3535)
     tokens.expires_in = 0
     for _ in range(10):
-        assert blocking.token.access_token == "token-1"
+        assert blocking.ensure_token().access_token == "token-1"
         clock.turn(1)
     assert len(tokens.requests) == 2, "asking early gains nothing here, and is not repeated"
 
 
 def test_a_huge_lifetime_is_clamped(blocking: Client, tokens: TokenServer) -> None:
     tokens.expires_in = 10**30
-    assert blocking.token.lifetime == 2**31 - 1
+    assert blocking.ensure_token().lifetime == 2**31 - 1
 
 
 def test_life_is_counted_from_before_the_request(
@@ -165,34 +165,34 @@ def test_life_is_counted_from_before_the_request(
     tokens.expires_in = 100
     asked_at = clock.time()
     tokens.on_grant = lambda: clock.turn(50)
-    assert blocking.token.issued_at == asked_at
+    assert blocking.ensure_token().issued_at == asked_at
     clock.turn(45.1)
     tokens.on_grant = lambda: None
-    assert blocking.token.access_token == "token-2"
+    assert blocking.ensure_token().access_token == "token-2"
 
 
 def test_a_sleeping_laptop_wakes_up_with_a_dead_token(
     blocking: Client, tokens: TokenServer, clock: TurnedClock
 ) -> None:
-    assert blocking.token.access_token == "token-1"
+    assert blocking.ensure_token().access_token == "token-1"
     clock.turn_wall(3600)
-    assert blocking.token.access_token == "token-2"
+    assert blocking.ensure_token().access_token == "token-2"
 
 
 @pytest.mark.parametrize("jump", [-86400, 86400])
 def test_a_clock_that_is_set_costs_one_token_at_most(
     blocking: Client, tokens: TokenServer, clock: TurnedClock, jump: float
 ) -> None:
-    assert blocking.token
+    assert blocking.ensure_token()
     clock.turn_wall(jump)
     for _ in range(10):
-        assert blocking.token
+        assert blocking.ensure_token()
         clock.turn(1)
     assert len(tokens.requests) <= 2
     # Set back, the wall clock sees life in a token whose end the other one knows.
     clock.turn(3600)
     before = len(tokens.requests)
-    assert blocking.token
+    assert blocking.ensure_token()
     assert len(tokens.requests) == before + 1
 
 
@@ -207,12 +207,12 @@ def test_the_same_token_again_lives_until_its_first_end(
 
     tokens.script = same
     for _ in range(99):
-        assert blocking.token.access_token == "token-same"
+        assert blocking.ensure_token().access_token == "token-same"
         clock.turn(1)
     # One to start with, one early renewal that brought no longer life and is not repeated.
     assert len(tokens.requests) == 2
     for _ in range(10):
-        assert blocking.token.access_token == "token-same"
+        assert blocking.ensure_token().access_token == "token-same"
         clock.turn(0.5)
     assert len(tokens.requests) <= 7, "a dead token that is handed out again serves for a second"
 
@@ -222,7 +222,7 @@ def test_the_same_token_with_a_longer_life_is_renewed_like_any_other(
 ) -> None:
     tokens.script = lambda _request: Reply(body={"access_token": "same", "expires_in": 100})
     for _ in range(300):
-        assert blocking.token.access_token == "same"
+        assert blocking.ensure_token().access_token == "same"
         clock.turn(1)
     assert len(tokens.requests) == 4
 
@@ -230,11 +230,11 @@ def test_the_same_token_with_a_longer_life_is_renewed_like_any_other(
 def test_another_token_with_no_longer_life_is_not_renewed_early_again(
     blocking: Client, tokens: TokenServer, clock: TurnedClock
 ) -> None:
-    assert blocking.token.access_token == "token-1"
+    assert blocking.ensure_token().access_token == "token-1"
     clock.turn(3600 - 50)
     tokens.expires_in = 40
     for _ in range(37):
-        assert blocking.token.access_token == "token-2"
+        assert blocking.ensure_token().access_token == "token-2"
         clock.turn(1)
     assert len(tokens.requests) == 2
 
@@ -260,18 +260,18 @@ def test_one_renewal_in_the_background_and_nobody_waits(
     make_client: MakeClient, tokens: TokenServer, clock: TurnedClock
 ) -> None:
     client = make_client(clock=clock)
-    assert client.token.access_token == "token-1"
+    assert client.ensure_token().access_token == "token-1"
     clock.turn(3540)
     gate = Gate(tokens.granted)
     tokens.replies = [gate]
     # Were one of them to wait, it would wait for ever.
-    futures = together(16, lambda: client.token.access_token)
+    futures = together(16, lambda: client.ensure_token().access_token)
     assert {future.result() for future in futures} == {"token-1"}
     assert gate.arrived.wait(20)
-    assert client.token.access_token == "token-1"
+    assert client.ensure_token().access_token == "token-1"
     gate.open()
     renewal_has_ended()
-    assert client.token.access_token == "token-2"
+    assert client.ensure_token().access_token == "token-2"
     assert len(tokens.requests) == 2
 
 
@@ -282,12 +282,12 @@ def test_the_renewing_thread_is_a_daemon_and_comes_when_it_is_needed(
         return [thread for thread in threading.enumerate() if thread.name == "alf-renewal"]
 
     client = make_client(clock=clock)
-    assert client.token
+    assert client.ensure_token()
     assert not renewing()
     clock.turn(3540)
     gate = Gate(tokens.granted)
     tokens.replies = [gate]
-    assert client.token
+    assert client.ensure_token()
     assert [thread.daemon for thread in renewing()] == [True]
     gate.open()
     renewal_has_ended()
@@ -301,10 +301,10 @@ def test_a_renewal_in_the_background_that_fails_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     client = make_client(clock=clock)
-    assert client.token
+    assert client.ensure_token()
     clock.turn(3540)
     tokens.replies = [Reply(503, {"error": "server_error"})]
-    assert client.token.access_token == "token-1"
+    assert client.ensure_token().access_token == "token-1"
     renewal_has_ended()
     [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "503 server_error" in record.getMessage()
@@ -327,33 +327,33 @@ def test_a_renewal_in_the_background_that_breaks_is_logged_with_its_traceback(
 
     with Breaking() as session:
         client = make_client(clock=clock, token_session=session)
-        assert client.token
+        assert client.ensure_token()
         clock.turn(3540)
         session.is_broken = True
-        assert client.token.access_token == "token-1"
+        assert client.ensure_token().access_token == "token-1"
         renewal_has_ended()
         [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
         assert record.exc_info
         session.is_broken = False
         clock.turn(30)
-        assert client.token
+        assert client.ensure_token()
         renewal_has_ended()
-        assert client.token.access_token == "token-2"
+        assert client.ensure_token().access_token == "token-2"
 
 
 def test_a_call_that_needs_the_token_under_way_waits_for_it(
     make_client: MakeClient, tokens: TokenServer, clock: TurnedClock
 ) -> None:
     client = make_client(clock=clock)
-    assert client.token
+    assert client.ensure_token()
     clock.turn(3540)
     gate = Gate(tokens.granted)
     tokens.replies = [gate]
-    assert client.token.access_token == "token-1"
+    assert client.ensure_token().access_token == "token-1"
     assert gate.arrived.wait(20)
     clock.turn(100)  # the old one is dead
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(lambda: client.token.access_token)
+        future = pool.submit(lambda: client.ensure_token().access_token)
         gate.open()
         assert future.result(20) == "token-2"
     assert len(tokens.requests) == 2
@@ -362,10 +362,10 @@ def test_a_call_that_needs_the_token_under_way_waits_for_it(
 def test_a_token_that_was_replaced_at_once_is_renewed_early_like_any_other(
     blocking: Client, tokens: TokenServer, clock: TurnedClock
 ) -> None:
-    assert blocking.token.access_token == "token-1"
+    assert blocking.ensure_token().access_token == "token-1"
     assert blocking.renew_token().access_token == "token-2"
     clock.turn(3535)
-    assert blocking.token.access_token == "token-3"
+    assert blocking.ensure_token().access_token == "token-3"
 
 
 class ClockWithVisitors(TurnedClock):
@@ -387,10 +387,10 @@ def test_a_token_that_somebody_else_has_just_renewed_is_not_renewed_again(
 ) -> None:
     clock = ClockWithVisitors()
     client = make_client(clock=clock, token_refresh="blocking")
-    assert client.token.access_token == "token-1"
+    assert client.ensure_token().access_token == "token-1"
     clock.turn(passed)
     clock.visitor = client.renew_token
-    assert client.token.access_token == "token-2"
+    assert client.ensure_token().access_token == "token-2"
     assert len(tokens.requests) == 2
 
 
@@ -401,7 +401,7 @@ def test_64_threads_without_a_token_make_one_request(client: Client, tokens: Tok
     gate = Gate(tokens.granted)
     tokens.replies = [gate]
     threading.Thread(target=lambda: gate.arrived.wait(20) and gate.open()).start()
-    futures = together(64, lambda: client.token.access_token)
+    futures = together(64, lambda: client.ensure_token().access_token)
     assert {future.result() for future in futures} == {"token-1"}
     assert len(tokens.requests) == 1
 
@@ -409,7 +409,7 @@ def test_64_threads_without_a_token_make_one_request(client: Client, tokens: Tok
 def test_32_threads_whose_token_is_revoked_make_one_request_and_see_no_401(
     client: Client, tokens: TokenServer, api: Api
 ) -> None:
-    assert client.token
+    assert client.ensure_token()
     tokens.alive.clear()
     all_refused = threading.Barrier(32)
     original = api.script
@@ -461,7 +461,7 @@ def test_each_who_waits_gets_an_exception_of_its_own(
     gate = Gate(lambda: Reply(503))
     tokens.script = gate
     threading.Thread(target=lambda: gate.arrived.wait(20) and gate.open()).start()
-    errors = [future.exception() for future in together(8, lambda: client.token)]
+    errors = [future.exception() for future in together(8, lambda: client.ensure_token())]
     assert all(isinstance(error, TokenError) for error in errors)
     assert len(set(map(id, errors))) == 8
 
@@ -487,13 +487,13 @@ def test_those_who_wait_for_one_that_is_stuck_take_over(
     with Stuck() as session:
         client = make_client(token_session=session, token_timeout=0.5)
         with ThreadPoolExecutor(1) as pool:
-            stuck = pool.submit(lambda: client.token.access_token)
+            stuck = pool.submit(lambda: client.ensure_token().access_token)
             assert session.stuck.wait(20)
-            assert client.token.access_token == "token-1"
+            assert client.ensure_token().access_token == "token-1"
             session.over.set()
             # It was overtaken: what it brings is good for itself, and replaces nothing.
             assert stuck.result(20) == "token-2"
-        assert client.token.access_token == "token-1"
+        assert client.ensure_token().access_token == "token-1"
 
 
 def test_an_exception_that_cannot_be_copied_reaches_all(make_client: MakeClient) -> None:
@@ -512,7 +512,7 @@ def test_an_exception_that_cannot_be_copied_reaches_all(make_client: MakeClient)
         client = make_client(token_session=session)
         for _ in range(5):
             with pytest.raises(OddError, match="odd"):
-                _ = client.token
+                _ = client.ensure_token()
         assert session.calls == 3
 
 
@@ -521,7 +521,7 @@ def test_a_token_request_that_needs_its_own_token_is_an_error(make_client: MakeC
         client: Client
 
         def post(self, *args: Any, **kwargs: Any) -> requests.Response:
-            self.headers["X-Token"] = self.client.token.access_token
+            self.headers["X-Token"] = self.client.ensure_token().access_token
             return super().post(*args, **kwargs)
 
     with Circular() as session:
@@ -551,7 +551,7 @@ def test_an_outage_in_the_last_stretch_costs_no_call(
     tokens.script = original
     clock.turn(31)
     assert blocking.get(api.url).status_code == 200
-    assert blocking.token.access_token == "token-2"
+    assert blocking.ensure_token().access_token == "token-2"
 
 
 def test_an_outage_that_shows_in_the_leeway_costs_no_call_until_the_token_is_dead(
@@ -626,7 +626,7 @@ def test_the_spacing_is_shared_by_all_threads(
 def test_retry_after_spaces_the_token_requests(
     blocking: Client, tokens: TokenServer, api: Api, clock: TurnedClock, is_dead: bool
 ) -> None:
-    assert blocking.token
+    assert blocking.ensure_token()
     clock.turn(3600 if is_dead else 3535)
     tokens.script = lambda _request: Reply(429, b"", {"Retry-After": "40"})
     for _ in range(3):
@@ -690,7 +690,7 @@ def held_back(api: Api) -> Iterator[Callable[[str], Gate]]:
 def test_a_token_that_another_thread_has_already_replaced(
     client: Client, tokens: TokenServer, api: Api, held_back: Callable[[str], Gate]
 ) -> None:
-    assert client.token
+    assert client.ensure_token()
     tokens.alive.clear()
     slow = held_back("/slow")
     with ThreadPoolExecutor(1) as pool:
@@ -705,7 +705,7 @@ def test_a_token_that_another_thread_has_already_replaced(
 def test_two_threads_refused_with_different_tokens(
     client: Client, tokens: TokenServer, api: Api, held_back: Callable[[str], Gate]
 ) -> None:
-    assert client.token
+    assert client.ensure_token()
     tokens.alive.clear()
     old, new = held_back("/old"), held_back("/new")
     with ThreadPoolExecutor(2) as pool:
@@ -726,11 +726,11 @@ def test_a_renewal_that_was_under_way_when_the_refusal_came(
     make_client: MakeClient, tokens: TokenServer, api: Api, clock: TurnedClock
 ) -> None:
     client = make_client(clock=clock)
-    assert client.token
+    assert client.ensure_token()
     clock.turn(3540)
     gate = Gate(tokens.granted)
     tokens.replies = [gate]
-    assert client.token.access_token == "token-1"
+    assert client.ensure_token().access_token == "token-1"
     assert gate.arrived.wait(20)
     tokens.alive.clear()
     # token-2 is granted before the API's keys change, so to say: it will be refused as well.
@@ -755,7 +755,7 @@ def test_a_new_token_that_kills_the_old_one_heals_calls_in_flight(
         return tokens.granted()
 
     tokens.script = only_the_newest
-    assert client.token
+    assert client.ensure_token()
     slow = held_back("/slow")
     with ThreadPoolExecutor(1) as pool:
         tokens.alive.clear()  # the neighbour renews
@@ -773,7 +773,7 @@ def test_a_renewal_asked_for_does_not_take_a_flight_that_began_before(
     gate = Gate(tokens.granted)
     tokens.replies = [gate]
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(lambda: client.token.access_token)
+        first = pool.submit(lambda: client.ensure_token().access_token)
         assert gate.arrived.wait(20)
         second = pool.submit(lambda: client.renew_token().access_token)
         gate.open()

@@ -535,7 +535,7 @@ def test_a_recipe_asks_and_understands_as_the_provider_documents(name: str, cook
     assert stand_in.complaints == []
     assert response.json() == {"hello": "world"}
     assert stand_in.token_requests == 1
-    token = client.token
+    token = client.ensure_token()
     assert (token.lifetime, token.scope) == (provider.lifetime, provider.scope)
     standard = {"token_type", "expires_in", "scope", "instance_url"}
     rest = {k: v for k, v in provider.answer.items() if k not in standard}
@@ -562,7 +562,7 @@ def test_a_token_that_the_api_refuses_is_replaced_where_there_is_another(
     name: str, cook: Cook
 ) -> None:
     client, stand_in = cook(name)
-    stand_in.dead.add(client.token.access_token)
+    stand_in.dead.add(client.ensure_token().access_token)
     response = client.get(f"{stand_in.url}/resource")
     assert stand_in.complaints == []
     assert stand_in.token_requests == 2

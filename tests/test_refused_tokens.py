@@ -20,7 +20,7 @@ MakeClient = Callable[..., Client]
 @pytest.fixture
 def revoked(client: Client, tokens: TokenServer) -> Client:
     """A Client whose token the API knows no more."""
-    assert client.token.access_token == "token-1"
+    assert client.ensure_token().access_token == "token-1"
     tokens.alive.clear()
     return client
 
@@ -421,7 +421,7 @@ def test_a_token_too_new_for_the_api_is_tried_once_more(
     make_client: MakeClient, tokens: TokenServer, api: Api, clock: TurnedClock
 ) -> None:
     client = make_client(clock=clock, token_settle_time=3)
-    assert client.token
+    assert client.ensure_token()
     tokens.alive.clear()
     clock.turn(1)
     clock.on_sleep = lambda: tokens.alive.add("token-1")
@@ -434,7 +434,7 @@ def test_a_token_that_had_its_time_is_replaced_at_once(
     make_client: MakeClient, tokens: TokenServer, api: Api, clock: TurnedClock
 ) -> None:
     client = make_client(clock=clock, token_settle_time=3)
-    assert client.token
+    assert client.ensure_token()
     tokens.alive.clear()
     clock.turn(3)
     assert client.get(api.url).status_code == 200
@@ -445,7 +445,7 @@ def test_a_token_that_settling_did_not_help_is_replaced(
     make_client: MakeClient, tokens: TokenServer, api: Api, clock: TurnedClock
 ) -> None:
     client = make_client(clock=clock, token_settle_time=3)
-    assert client.token
+    assert client.ensure_token()
     tokens.alive.clear()
     assert client.get(api.url).status_code == 200
     assert statuses_seen(api) == ["Bearer token-1", "Bearer token-1", "Bearer token-2"]
@@ -456,7 +456,7 @@ def test_the_replacement_may_be_slow_to_settle_too(
     make_client: MakeClient, tokens: TokenServer, api: Api, clock: TurnedClock
 ) -> None:
     client = make_client(clock=clock, token_settle_time=3)
-    assert client.token
+    assert client.ensure_token()
     clock.turn(10)
     tokens.alive.clear()
     tokens.on_grant = tokens.alive.clear
@@ -470,7 +470,7 @@ def test_settling_is_off_by_default(
     make_client: MakeClient, tokens: TokenServer, api: Api, clock: TurnedClock
 ) -> None:
     client = make_client(clock=clock)
-    assert client.token
+    assert client.ensure_token()
     tokens.alive.clear()
     assert client.get(api.url).status_code == 200
     assert (clock.slept, len(tokens.requests)) == ([], 2)
@@ -560,7 +560,7 @@ def test_a_replacement_that_never_reached_the_api_is_no_refused_one(
     make_client: MakeClient, tokens: TokenServer, api: Api, clock: TurnedClock
 ) -> None:
     client = make_client(clock=clock)
-    assert client.token
+    assert client.ensure_token()
     tokens.alive.clear()
     original = api.script
 

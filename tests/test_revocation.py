@@ -139,7 +139,7 @@ def test_a_newer_token_in_the_storage_stays(
     revoking(token_storage=storage).renew_token()
     client.revoke_token()
     assert revocations[0].form["token"] == "token-1"
-    assert client.token.access_token == "token-2"
+    assert client.ensure_token().access_token == "token-2"
 
 
 def test_a_token_that_was_got_meanwhile_stays(
@@ -154,7 +154,7 @@ def test_a_token_that_was_got_meanwhile_stays(
 
     tokens.replies = [renew]
     client.revoke_token()
-    assert client.token.access_token == "token-2"
+    assert client.ensure_token().access_token == "token-2"
 
 
 def test_a_storage_in_trouble_keeps_no_token_from_being_revoked(
@@ -167,7 +167,7 @@ def test_a_storage_in_trouble_keeps_no_token_from_being_revoked(
     client = revoking(token_storage=Broken())
     client.renew_token()
     client.revoke_token()
-    assert client.token.access_token == "token-2"
+    assert client.ensure_token().access_token == "token-2"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_token_that_was_not_revoked_is_kept(
     assert failure.value.error == error
     assert failure.value.response is not None
     assert failure.value.response.request.body is None
-    assert client.token.access_token == "token-1"
+    assert client.ensure_token().access_token == "token-1"
 
 
 def test_the_retries_of_the_token_request_are_for_this_one_too(
@@ -212,7 +212,7 @@ def test_a_server_that_is_gone_is_requests_own_error(
     tokens.replies = [hang_up, hang_up]
     with pytest.raises(requests.exceptions.ConnectionError):
         client.revoke_token()
-    assert client.token.access_token == "token-1"
+    assert client.ensure_token().access_token == "token-1"
 
 
 def test_without_an_endpoint_an_error_says_what_to_give(

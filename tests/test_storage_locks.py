@@ -43,7 +43,7 @@ def test_waits_for_the_entry_of_the_process_that_requests_it(
 
     clock = Waiting(finish)
     client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
-    assert client.token.access_token == "of-another"
+    assert client.ensure_token().access_token == "of-another"
     assert len(clock.slept) == 5
     assert all(0.02 <= pause <= 0.5 for pause in clock.slept)
     assert not tokens.requests
@@ -58,7 +58,7 @@ def test_requests_a_token_when_the_process_that_tried_had_no_success(
     give_back = take(storage)
     clock = Waiting(lambda: give_back() if len(clock.slept) == 3 else None)
     client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
-    assert client.token.access_token == "token-1"
+    assert client.ensure_token().access_token == "token-1"
     assert len(clock.slept) == 3
     assert set(storage.entries) == {"mine"}  # and its own turn is given back
 
@@ -80,14 +80,16 @@ def test_a_dead_process_delays_the_others_and_does_not_stop_them(
     storage = make()
     take(storage)
     client = make_client(token_storage=storage, token_storage_key="mine", clock=clock, **options)
-    assert client.token.access_token == "token-1"
+    assert client.ensure_token().access_token == "token-1"
     assert longest - 2 < sum(clock.slept) < longest
     assert json.loads(storage.entries["mine"])["access_token"] == "token-1"
 
 
 def test_a_lock_lasts_as_long_as_a_token_request_may(make_client: MakeClient) -> None:
     storage = Locking()
-    assert make_client(token_storage=storage, token_storage_key="mine", token_timeout=3).token
+    assert make_client(
+        token_storage=storage, token_storage_key="mine", token_timeout=3
+    ).ensure_token()
     ((name, seconds),) = storage.taken
     assert name == "mine:lock"
     assert 7 <= seconds <= 9
@@ -104,7 +106,7 @@ def test_a_lock_that_expired_is_not_taken_from_the_next_holder(
         return tokens.granted()
 
     tokens.replies = [slow]
-    assert make_client(token_storage=storage, token_storage_key="mine").token
+    assert make_client(token_storage=storage, token_storage_key="mine").ensure_token()
     assert storage.entries["mine:lock"] == "the next one"
 
 
@@ -114,7 +116,7 @@ def test_a_lock_that_cannot_be_given_back_is_no_outage(
     storage = Locking()
     client = make_client(token_storage=storage, token_storage_key="mine")
     storage.held = NeverRemoves()
-    assert client.token
+    assert client.ensure_token()
     assert client.renew_token()
     assert not warnings_of(caplog)
 
@@ -157,7 +159,7 @@ def test_an_interrupted_process_releases_its_lock(
 
     storage = Interrupting()
     with pytest.raises(KeyboardInterrupt):
-        _ = make_client(token_storage=storage).token
+        _ = make_client(token_storage=storage).ensure_token()
     assert storage.taken
     assert not storage.held
 

@@ -108,10 +108,10 @@ def test_a_storage_in_trouble_is_written_in_the_background(
     storage = Slow()
     storage.set_error = ConnectionError()
     client = make_client(token_storage=storage, clock=clock)
-    assert client.token
+    assert client.ensure_token()
     storage.set_error = None
     clock.turn(2)
-    assert client.token.access_token == "token-1"  # is not held up
+    assert client.ensure_token().access_token == "token-1"  # is not held up
     resumed.set()
     assert written.wait(20)
     assert len(tokens.requests) == 1
@@ -145,10 +145,10 @@ def test_a_token_that_is_due_for_renewal_is_renewed_rather_than_stored_late(
     storage = Faulty()
     storage.set_error = ConnectionError()
     client = make_client(token_storage=storage, clock=clock, token_refresh="blocking")
-    assert client.token
+    assert client.ensure_token()
     storage.set_error = None
     clock.turn(3560)
-    assert client.token.access_token == "token-2"
+    assert client.ensure_token().access_token == "token-2"
     assert json.loads(only(storage))["access_token"] == "token-2"
 
 
@@ -158,7 +158,7 @@ def test_an_outage_that_shows_in_writing_first_is_told_of_once(
     storage = Faulty()
     storage.set_error = ConnectionError()
     client = make_client(token_storage=storage, clock=clock)
-    assert client.token
+    assert client.ensure_token()
     storage.get_error = ConnectionError()
     for _ in range(5):
         client.renew_token()
@@ -174,7 +174,7 @@ def test_a_set_that_says_no(
         def set(self, key: str, value: str) -> Any:
             return answer
 
-    assert make_client(token_storage=Full()).token
+    assert make_client(token_storage=Full()).ensure_token()
     assert len(warnings_of(caplog)) == 1
 
 
@@ -186,7 +186,7 @@ def test_a_set_that_says_no_and_means_yes(
             super().set(key, value)
             return 0  # new fields, as Redis' HSET says
 
-    assert make_client(token_storage=Counting()).token
+    assert make_client(token_storage=Counting()).ensure_token()
     assert not warnings_of(caplog)
 
 

@@ -56,7 +56,7 @@ def test_files_keep_the_token_for_the_next_start(
 def test_files_are_for_their_owner_only(make_client: MakeClient, folder: Path) -> None:
     before = os.umask(0)
     try:
-        assert make_client(token_storage=FileStorage(folder)).token
+        assert make_client(token_storage=FileStorage(folder)).ensure_token()
     finally:
         os.umask(before)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -104,7 +104,7 @@ def test_a_folder_that_anybody_may_write_to_is_not_used(
     lock.unlink()
     lock.symlink_to(victim)
     folder.chmod(0o777)
-    assert make_client(token_storage=storage).token.access_token == "token-1"
+    assert make_client(token_storage=storage).ensure_token().access_token == "token-1"
     for write in (lambda: storage.set("key", "mine"), lambda: storage.lock("key", 1)):
         with pytest.raises(PermissionError, match="not this user's own"):
             write()
@@ -140,7 +140,7 @@ def test_files_are_in_the_users_cache_folder(
 ) -> None:
     for name in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.setenv(name, str(tmp_path))
-    assert make_client(token_storage=FileStorage()).token
+    assert make_client(token_storage=FileStorage()).ensure_token()
     assert list(tmp_path.rglob("alf/*.json")) or list(tmp_path.rglob("alf/*/*.json"))
 
 
@@ -166,11 +166,11 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(folder: Path) -> None:
 def test_a_truncated_file_is_replaced(
     make_client: MakeClient, tokens: TokenServer, folder: Path
 ) -> None:
-    assert make_client(token_storage=FileStorage(folder)).token
+    assert make_client(token_storage=FileStorage(folder)).ensure_token()
     (file,) = folder.glob("*.json")
     file.write_bytes(file.read_bytes()[:20])
     for _ in range(2):
-        token = make_client(token_storage=FileStorage(folder)).token
+        token = make_client(token_storage=FileStorage(folder)).ensure_token()
         assert token.access_token == "token-2"
     assert len(tokens.requests) == 2
 
@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_made(
 ) -> None:
     (tmp_path / "file").write_text("")
     client = make_client(token_storage=FileStorage(tmp_path / "file" / "alf"))
-    assert client.token.access_token == "token-1"
+    assert client.ensure_token().access_token == "token-1"
     assert len(warnings_of(caplog)) == 1
 
 
@@ -225,7 +225,7 @@ def test_an_encrypted_storage_passes_the_lock_on(
     client = make_client(
         token_storage=EncryptedStorage(storage, KEYS[0]), token_storage_key="mine", clock=clock
     )
-    assert client.token
+    assert client.ensure_token()
     assert clock.slept
 
 
@@ -238,10 +238,10 @@ def test_keys_are_rotated(make_client: MakeClient, tokens: TokenServer) -> None:
         ([KEYS[2], KEYS[1]], "token-2"),
     ]:
         client = make_client(token_storage=EncryptedStorage(storage, keys))
-        assert client.token.access_token == expected
+        assert client.ensure_token().access_token == expected
     client.renew_token()
     client = make_client(token_storage=EncryptedStorage(storage, KEYS[2]))
-    assert client.token.access_token == "token-3"
+    assert client.ensure_token().access_token == "token-3"
 
 
 @pytest.mark.parametrize(
@@ -265,11 +265,11 @@ def test_a_value_that_does_not_verify_is_absent(
 ) -> None:
     storage = Locking()
     encrypted = EncryptedStorage(storage, KEYS[0])
-    assert make_client(token_storage=encrypted).token
+    assert make_client(token_storage=encrypted).ensure_token()
     (key,) = storage.entries
     storage.entries[key] = spoil(storage.entries[key])
-    assert make_client(token_storage=encrypted).token.access_token == "token-2"
-    assert make_client(token_storage=encrypted).token.access_token == "token-2"
+    assert make_client(token_storage=encrypted).ensure_token().access_token == "token-2"
+    assert make_client(token_storage=encrypted).ensure_token().access_token == "token-2"
     (warning,) = warnings_of(caplog)
     assert "does not verify" in warning
 
@@ -278,10 +278,10 @@ def test_entries_cannot_be_swapped(make_client: MakeClient) -> None:
     storage = Plain()
     encrypted = EncryptedStorage(storage, KEYS[0])
     for key in ("mine", "theirs"):
-        assert make_client(token_storage=encrypted, token_storage_key=key).token
+        assert make_client(token_storage=encrypted, token_storage_key=key).ensure_token()
     storage.entries["mine"] = storage.entries["theirs"]
     client = make_client(token_storage=encrypted, token_storage_key="mine")
-    assert client.token.access_token == "token-3"
+    assert client.ensure_token().access_token == "token-3"
 
 
 @pytest.mark.parametrize("key", ["", b"short", "top-secret" * 10, [], [KEYS[0], "no"], 17, None])
@@ -336,9 +336,9 @@ def test_storages_of_alf_travel_with_a_pickled_client(
     make_client: MakeClient, tokens: TokenServer, folder: Path
 ) -> None:
     client = make_client(token_storage=EncryptedStorage(FileStorage(folder), KEYS[0]))
-    assert client.token
+    assert client.ensure_token()
     with pickle.loads(pickle.dumps(client)) as clone:
-        assert clone.token.access_token == "token-1"
+        assert clone.ensure_token().access_token == "token-1"
     assert len(tokens.requests) == 1
 
 

@@ -35,10 +35,10 @@ def client(endpoint: FakeTokenEndpoint) -> Iterator[Client]:
 
 
 def test_it_grants_a_new_token_each_time(client: Client, endpoint: FakeTokenEndpoint) -> None:
-    first, second = client.token.access_token, client.renew_token().access_token
+    first, second = client.ensure_token().access_token, client.renew_token().access_token
     assert [first, second] == endpoint.granted
     assert first != second
-    assert client.token.lifetime == 3600
+    assert client.ensure_token().lifetime == 3600
 
 
 def test_requests_are_kept_as_they_came(endpoint: FakeTokenEndpoint) -> None:
@@ -56,7 +56,7 @@ def test_lifetime_and_members_can_be_set_and_changed() -> None:
         FakeTokenEndpoint(expires_in="60", members={"scope": "read"}) as endpoint,
         Client(**endpoint.credentials) as client,
     ):
-        assert (client.token.lifetime, client.token.scope) == (60, "read")
+        assert (client.ensure_token().lifetime, client.ensure_token().scope) == (60, "read")
         endpoint.expires_in = None
         endpoint.members["instance_url"] = "https://eu.example.com"
         token = client.renew_token()
@@ -78,7 +78,7 @@ def test_credentials_are_checked(secret: str, is_right: bool, client_auth: str) 
         ) as client,
     ):
         if is_right:
-            assert client.token.access_token in endpoint.granted
+            assert client.ensure_token().access_token in endpoint.granted
             return
         with pytest.raises(TokenError, match="401 invalid_client"):
             client.renew_token()
@@ -92,7 +92,7 @@ def test_a_client_assertion_is_taken_as_it_is(endpoint: FakeTokenEndpoint) -> No
         client_secret="a secret that is long enough to sign with it",
         client_auth="client_secret_jwt",
     ) as client:
-        assert client.token.access_token in endpoint.granted
+        assert client.ensure_token().access_token in endpoint.granted
 
 
 def test_refusing_and_granting_again(client: Client, endpoint: FakeTokenEndpoint) -> None:
@@ -101,7 +101,7 @@ def test_refusing_and_granting_again(client: Client, endpoint: FakeTokenEndpoint
         with pytest.raises(TokenError, match="400 invalid_scope"):
             client.renew_token()
     endpoint.grant()
-    assert client.token.access_token in endpoint.granted
+    assert client.ensure_token().access_token in endpoint.granted
 
 
 @pytest.mark.parametrize(("error", "status"), [("invalid_client", 401), ("invalid_scope", 400)])
@@ -147,7 +147,7 @@ def test_threads_that_come_while_answers_are_held_share_one(
 
     def ask(_: int) -> str:
         ready.wait()
-        return client.token.access_token
+        return client.ensure_token().access_token
 
     with ThreadPoolExecutor(8) as pool:
         with endpoint.held():
@@ -168,7 +168,7 @@ def test_a_held_answer_can_time_out(endpoint: FakeTokenEndpoint) -> None:
 
 
 def test_revoking(client: Client, endpoint: FakeTokenEndpoint) -> None:
-    first, second = client.token, client.renew_token()
+    first, second = client.ensure_token(), client.renew_token()
     assert endpoint.accepts(first.authorization)
     endpoint.revoke(first.access_token)
     assert not endpoint.accepts(first.authorization)
@@ -231,7 +231,7 @@ def test_a_static_token_goes_out_and_nobody_is_asked_for_one(api: Api) -> None:
     api.tokens.alive.add("a-token")
     with StaticToken("a-token") as client:
         assert client.get(api.url).status_code == 200
-        assert client.token.access_token == client.renew_token().access_token == "a-token"
+        assert client.ensure_token().access_token == client.renew_token().access_token == "a-token"
     assert not api.tokens.requests
 
 
@@ -261,7 +261,7 @@ def test_a_static_token_takes_the_place_of_a_client(api: Api) -> None:
 )
 def test_a_static_token_can_be_copied_and_pickled(duplicate: Any) -> None:
     with StaticToken("a-token") as client, duplicate(client) as other:
-        assert other.token.access_token == "a-token"
+        assert other.ensure_token().access_token == "a-token"
 
 
 def test_its_token_must_be_one() -> None:

@@ -82,7 +82,7 @@ def test_the_key_differs_for_every_different_token(change: dict[str, Any]) -> No
 def test_the_secret_is_no_part_of_the_key(make_client: MakeClient) -> None:
     storage: dict[str, str] = {}
     for secret in ("one", "another"):
-        assert make_client(client_secret=secret, token_storage=storage).token
+        assert make_client(client_secret=secret, token_storage=storage).ensure_token()
     assert len(storage) == 1
 
 
@@ -104,16 +104,16 @@ def test_clients_of_different_tokens_share_no_entry(
     make_client: MakeClient, tokens: TokenServer, options: dict[str, Any]
 ) -> None:
     storage: dict[str, str] = {}
-    assert make_client(token_storage=storage).token
+    assert make_client(token_storage=storage).ensure_token()
     if "dpop" in options:
         tokens.members = {"token_type": "DPoP"}
-    assert make_client(token_storage=storage, **options).token
+    assert make_client(token_storage=storage, **options).ensure_token()
     assert len(storage) == len(tokens.requests) == 2
 
 
 def test_a_key_of_the_users_own(make_client: MakeClient) -> None:
     storage: dict[str, str] = {"token-of-alf-0.7_access_token": "untouched"}
-    assert make_client(token_storage=storage, token_storage_key="mine").token
+    assert make_client(token_storage=storage, token_storage_key="mine").ensure_token()
     assert set(storage) == {"token-of-alf-0.7_access_token", "mine"}
 
 
@@ -147,7 +147,7 @@ def test_one_key_and_one_value_with_a_format_version(
     tokens.members = {"scope": "read", "tenant": "t"}
     storage = Plain()
     client = make_client(token_storage=storage, clock=clock)
-    assert client.token
+    assert client.ensure_token()
     (key,) = storage.entries
     assert key.startswith("alf:1:127.0.0.1:client-id:")
     assert json.loads(only(storage)) == {
@@ -159,7 +159,7 @@ def test_one_key_and_one_value_with_a_format_version(
         "scope": "read",
         "extra": {"tenant": "t"},
     }
-    assert make_client(token_storage=storage, clock=clock).token == client.token
+    assert make_client(token_storage=storage, clock=clock).ensure_token() == client.ensure_token()
     assert len(tokens.requests) == 1
 
 
@@ -178,10 +178,10 @@ def test_a_storage_that_gives_bytes(
     make_client: MakeClient, tokens: TokenServer, convert: Callable[[str], Any]
 ) -> None:
     storage = Plain()
-    assert make_client(token_storage=storage).token
+    assert make_client(token_storage=storage).ensure_token()
     (key,) = storage.entries
     storage.entries[key] = convert(storage.entries[key])
-    assert make_client(token_storage=storage).token.access_token == "token-1"
+    assert make_client(token_storage=storage).ensure_token().access_token == "token-1"
 
 
 class NoValue:
@@ -197,7 +197,7 @@ def test_what_storages_give_where_there_is_nothing(
 ) -> None:
     storage = Plain()
     storage.entries["mine"] = absent
-    assert make_client(token_storage=storage, token_storage_key="mine").token
+    assert make_client(token_storage=storage, token_storage_key="mine").ensure_token()
     assert json.loads(only(storage))["access_token"] == "token-1"
     assert not warnings_of(caplog)
 
@@ -208,7 +208,7 @@ def test_storages_that_raise_where_there_is_nothing(
 ) -> None:
     storage = Faulty()
     storage.get_error = error
-    assert make_client(token_storage=storage).token
+    assert make_client(token_storage=storage).ensure_token()
     assert json.loads(only(storage))["access_token"] == "token-1"
     assert not warnings_of(caplog)
 
@@ -278,7 +278,7 @@ def test_members_that_a_later_version_adds_are_ignored(
 ) -> None:
     storage = {"mine": json.dumps({**GOOD, "more": 1})}
     client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
-    assert client.token.access_token == "stored-token"
+    assert client.ensure_token().access_token == "stored-token"
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_a_stored_token_that_is_not_good_is_replaced(
 ) -> None:
     storage = {"mine": stored}
     client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
-    assert client.token.access_token == "token-1"
+    assert client.ensure_token().access_token == "token-1"
     assert json.loads(only(storage))["access_token"] == "token-1"
 
 
@@ -307,12 +307,12 @@ def test_a_dead_token_is_never_stored(
     client = make_client(token_storage=storage, clock=clock)
     tokens.expires_in = expires_in
     for _ in range(3):
-        assert client.token
+        assert client.ensure_token()
     assert not storage.entries
     # From the second on they are not asked for one process after the other, either.
     assert len(storage.taken) == 1
     tokens.expires_in = 3600
-    assert client.token
+    assert client.ensure_token()
     assert client.renew_token()
     assert len(storage.taken) == 2
 
@@ -365,9 +365,9 @@ def test_early_renewal_takes_what_another_process_has_renewed(
     first, second = (
         make_client(token_storage=storage, clock=clock, token_refresh="blocking") for _ in range(2)
     )
-    assert first.token.access_token == second.token.access_token == "token-1"
+    assert first.ensure_token().access_token == second.ensure_token().access_token == "token-1"
     clock.turn(3560)
-    assert first.token.access_token == second.token.access_token == "token-2"
+    assert first.ensure_token().access_token == second.ensure_token().access_token == "token-2"
     assert len(tokens.requests) == 2
 
 
@@ -387,7 +387,7 @@ def test_a_token_that_is_handed_out_until_it_is_dead_is_asked_for_by_one_process
     def call_all() -> int:
         for client in clients:
             for _ in range(3):
-                assert client.token.access_token == "same"
+                assert client.ensure_token().access_token == "same"
         return len(tokens.requests)
 
     assert call_all() == 1

@@ -58,8 +58,10 @@ prepared = client.prepare_request(requests.Request("GET", "https://api.example.c
 assert_type(client.send(prepared), requests.Response)
 assert_type(Client.from_env("REPORTS_", scope="read"), Client)
 assert_type(ReportsClient.from_env(), ReportsClient)
-assert_type(client.token, Token)
-assert_type(client.token.scope, "str | None")
+assert_type(client.token, "Token | None")
+assert_type(client.manager, TokenManager)
+assert_type(client.ensure_token(), Token)
+assert_type(client.ensure_token().scope, "str | None")
 assert_type(client.renew_token().authorization, str)
 with ReportsClient.from_env() as entered:
     assert_type(entered, ReportsClient)
@@ -70,7 +72,7 @@ with FakeTokenEndpoint() as endpoint:
 # As auth= of any Session.
 session.get("https://api.example.com/", auth=BearerTokenAuth("a-token", hosts=["a"]))
 session.get("https://api.example.com/", auth=NoAuth())
-session.auth = BearerTokenAuth(lambda: client.token)
+session.auth = BearerTokenAuth(client.ensure_token)
 
 try:
     client.get("https://api.example.com/")
@@ -87,5 +89,5 @@ Client(client_id="client-id", token_hots=["a"])  # type: ignore[call-arg]
 Client("https://id.example.com/token", client_id="client-id")  # type: ignore[misc]
 Client(client_id="client-id", token_refresh="sometimes")  # type: ignore[arg-type]
 client.token = Token("a-token")  # type: ignore[misc]
-client.token.access_token = "another"  # type: ignore[misc]
+client.ensure_token().access_token = "another"  # type: ignore[misc]
 BearerTokenAuth(1)  # type: ignore[arg-type]

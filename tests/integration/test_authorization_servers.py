@@ -38,7 +38,7 @@ def test_the_first_call_gets_a_token_that_the_server_knows(
 ) -> None:
     with client_of(authorization_server, scope="read") as client:
         response = client.get(protected_api.url)
-        token = client.token
+        token = client.ensure_token()
     known = response.json()
     assert (known["active"], known["client_id"], known["scope"]) == (True, "client", "read")
     assert protected_api.tokens == [token.access_token]
@@ -49,11 +49,11 @@ def test_a_revoked_token_is_replaced_within_the_call(
     authorization_server: AuthorizationServer, protected_api: ProtectedApi
 ) -> None:
     with client_of(authorization_server, scope="read") as client:
-        revoked = client.token.access_token
+        revoked = client.ensure_token().access_token
         authorization_server.revoke(revoked, "client", UGLY_SECRET)
         assert not authorization_server.is_active(revoked)
         response = client.get(protected_api.url)
-        fresh = client.token.access_token
+        fresh = client.ensure_token().access_token
     assert response.status_code == 200
     assert protected_api.tokens == [revoked, fresh]
     assert authorization_server.introspect(fresh)["scope"] == "read"
@@ -63,10 +63,10 @@ def test_threads_that_lose_their_token_at_once_share_one_new_one(
     authorization_server: AuthorizationServer, protected_api: ProtectedApi
 ) -> None:
     with client_of(authorization_server) as client, ThreadPoolExecutor(8) as pool:
-        revoked = client.token.access_token
+        revoked = client.ensure_token().access_token
         authorization_server.revoke(revoked, "client", UGLY_SECRET)
         statuses = {got.status_code for got in pool.map(client.get, [protected_api.url] * 24)}
-        fresh = client.token.access_token
+        fresh = client.ensure_token().access_token
     assert statuses == {200}
     assert set(protected_api.tokens) == {revoked, fresh}
 
@@ -75,7 +75,7 @@ def test_an_expired_token_is_renewed_before_the_api_sees_it(
     authorization_server: AuthorizationServer, protected_api: ProtectedApi
 ) -> None:
     with client_of(authorization_server, "short") as client:
-        expired = client.token
+        expired = client.ensure_token()
         assert expired.lifetime == 2
         wait_until(lambda: not authorization_server.is_active(expired.access_token))
         wait_until(lambda: time.time() >= expired.expires_at)
@@ -127,7 +127,7 @@ def test_revoke_token_revokes_it_at_the_server_and_the_next_call_has_another(
         else {"revocation_endpoint": authorization_server.revocation_endpoint}
     )
     with client_of(authorization_server, **options) as client:
-        revoked = client.token.access_token
+        revoked = client.ensure_token().access_token
         assert authorization_server.is_active(revoked)
         client.revoke_token()
         assert not authorization_server.is_active(revoked)

@@ -133,7 +133,7 @@ def test_a_process_waits_for_the_one_that_asks(
     storage = KINDS[kind](tmp_path, clean_redis_port)
     storage.add("mine:lock", "of another")
     client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
-    assert client.token
+    assert client.ensure_token()
     assert 20 < sum(clock.slept) < 25
     if hasattr(storage, "close"):
         storage.close()
@@ -143,7 +143,7 @@ def test_the_entry_of_diskcache_lives_as_long_as_the_token(
     make_client: MakeClient, tokens: TokenServer, tmp_path: Path
 ) -> None:
     with diskcache.Cache(str(tmp_path)) as storage:
-        assert make_client(token_storage=storage, token_storage_key="mine").token
+        assert make_client(token_storage=storage, token_storage_key="mine").ensure_token()
         _value, expires = storage.get("mine", expire_time=True)
         assert 3590 <= expires - time.time() <= 3600
 
@@ -154,7 +154,7 @@ def test_a_dict_that_a_manager_of_multiprocessing_shares(
     with multiprocessing.get_context("spawn").Manager() as manager:
         storage = manager.dict()
         for _ in range(2):
-            assert make_client(token_storage=storage, token_storage_key="mine").token
+            assert make_client(token_storage=storage, token_storage_key="mine").ensure_token()
         assert json.loads(storage["mine"])["access_token"] == "token-1"
     assert len(tokens.requests) == 1
 

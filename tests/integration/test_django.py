@@ -104,7 +104,7 @@ def test_the_entry_outlives_the_default_time_out_of_django(
 ) -> None:
     tokens.expires_in = None
     monkeypatch.setattr(storage, "default_timeout", 0)  # which means: not at all
-    assert make_client(token_storage=storage, token_storage_key="mine").token
+    assert make_client(token_storage=storage, token_storage_key="mine").ensure_token()
     assert json.loads(storage.get("mine"))["access_token"] == "token-1"
     assert storage.get("mine:lock") is None
 
@@ -118,7 +118,7 @@ def test_a_process_waits_for_the_one_that_asks(
         storage.add("mine:lock", "of another", timeout=60)
         client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
         clock.slept.clear()
-        assert client.token
+        assert client.ensure_token()
         assert 20 < sum(clock.slept) < 25
 
 
@@ -129,7 +129,7 @@ def test_the_default_cache_by_its_proxy(
 
     cache.clear()
     for _ in range(2):
-        assert make_client(token_storage=cache, token_storage_key="mine").token
+        assert make_client(token_storage=cache, token_storage_key="mine").ensure_token()
     assert len(tokens.requests) == 1
     assert 3590 <= caches["redis"]._cache.get_client().ttl(cache.make_key("mine")) <= 3600
 

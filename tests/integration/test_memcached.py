@@ -129,7 +129,7 @@ def test_the_entry_lives_as_long_as_the_token(
 ) -> None:
     tokens.expires_in = expires_in
     storage = kind(server.port)
-    assert make_client(token_storage=storage, token_storage_key="mine").token
+    assert make_client(token_storage=storage, token_storage_key="mine").ensure_token()
     close(storage)
     head = connection.raw_command("mg mine t")  # "HD t<seconds>"
     assert ttl - 5 <= int(head.split(b" t")[1]) <= ttl + 1  # its second may have begun before

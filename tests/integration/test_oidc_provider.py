@@ -80,7 +80,7 @@ def test_an_assertion_signed_with_a_private_key_is_accepted_and_may_revoke(
         client_auth=PrivateKeyJWT(key=key, algorithm=algorithm),
     ) as client:
         assert renew_and_call(client, protected_api)["client_id"] == algorithm
-        revoked = client.token.access_token
+        revoked = client.ensure_token().access_token
         client.revoke_token()
     assert not oidc_provider.is_active(revoked)
 
@@ -116,7 +116,7 @@ def test_a_client_is_known_by_its_certificate_and_may_revoke(
     ) as client:
         client.verify = tls_oidc_provider.verify
         client.cert = None if is_for_the_token_alone else cert
-        token = client.token.access_token
+        token = client.ensure_token().access_token
         assert tls_oidc_provider.introspect(token)["client_id"] == name
         client.revoke_token()
     assert not tls_oidc_provider.is_active(token)
@@ -132,7 +132,7 @@ def test_a_token_may_be_bound_to_the_certificate(
     ) as client:
         client.verify = tls_oidc_provider.verify
         client.cert = client_certificates["issued"].cert
-        known = tls_oidc_provider.introspect(client.token.access_token)
+        known = tls_oidc_provider.introspect(client.ensure_token().access_token)
     digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(client_certificates["issued"].pem)).digest()
     thumbprint = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
     assert known["cnf"]["x5t#S256"] == thumbprint
@@ -149,7 +149,7 @@ def test_a_certificate_of_somebody_else_brings_the_servers_error(
     ) as client:
         client.verify = tls_oidc_provider.verify
         with pytest.raises(TokenError) as caught:
-            _ = client.token
+            _ = client.ensure_token()
     assert caught.value.error == "invalid_client"
 
 
@@ -166,7 +166,7 @@ def test_a_jwt_for_the_resource_is_renewed_when_it_expires(
             scope=["read", "write"],
         ) as client,
     ):
-        expired = client.token
+        expired = client.ensure_token()
         assert (expired.lifetime, expired.scope) == (2, "read write")
         wait_until(lambda: not api.look_up(expired.access_token)["active"])
         wait_until(lambda: time.time() >= (expired.expires_at or 0))
@@ -188,7 +188,7 @@ def test_a_resource_that_the_server_does_not_know_is_its_error_to_tell(
         ) as client,
         pytest.raises(TokenError) as caught,
     ):
-        _ = client.token
+        _ = client.ensure_token()
     assert caught.value.error == "invalid_target"
 
 
@@ -202,4 +202,4 @@ def test_a_scope_granted_smaller_than_asked_for_is_on_the_token(
         resource=JWT_RESOURCE,
         scope=["read", "administrate"],
     ) as client:
-        assert client.token.scope == "read"
+        assert client.ensure_token().scope == "read"

@@ -90,7 +90,7 @@ def test_the_entry_lives_as_long_as_the_token(
     make_client: MakeClient, tokens: TokenServer, connection: Any, expires_in: Any, ttl: int
 ) -> None:
     tokens.expires_in = expires_in
-    assert make_client(token_storage=connection).token
+    assert make_client(token_storage=connection).ensure_token()
     (key,) = connection.keys()
     assert ttl - 5 <= connection.ttl(key) <= ttl
 
@@ -111,13 +111,13 @@ def test_what_a_token_costs_redis(
 ) -> None:
     connection.script_flush()
     connection.config_resetstat()
-    assert make_client(token_storage=connection).token
+    assert make_client(token_storage=connection).ensure_token()
     first = commands(connection)
     # Read, claimed, read again, compared, written, and the claim given back by a script.
     assert first["set"] == 2
     assert sum(first.values()) <= 12
     connection.config_resetstat()
-    assert make_client(token_storage=connection).token
+    assert make_client(token_storage=connection).ensure_token()
     assert commands(connection) == {"get": 1}
 
 
@@ -126,7 +126,7 @@ def test_a_key_that_holds_something_else_is_an_outage(
 ) -> None:
     connection.rpush("mine", "a list")
     client = make_client(token_storage=connection, token_storage_key="mine")
-    assert client.token
+    assert client.ensure_token()
     assert "ResponseError" in caplog.text
 
 
@@ -219,7 +219,7 @@ def test_an_evicted_entry_is_asked_for_anew(
 def test_encrypted_in_redis(make_client: MakeClient, tokens: TokenServer, connection: Any) -> None:
     key = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
     for _ in range(2):
-        assert make_client(token_storage=EncryptedStorage(connection, key)).token
+        assert make_client(token_storage=EncryptedStorage(connection, key)).ensure_token()
     assert len(tokens.requests) == 1
     (entry,) = connection.keys()
     assert 3590 <= connection.ttl(entry) <= 3600

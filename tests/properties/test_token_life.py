@@ -219,7 +219,7 @@ class TokenLife(RuleBasedStateMachine):
 
     @rule()
     def take_the_token(self) -> None:
-        self.check(lambda: self.client.token.access_token, self.expected_of_token)
+        self.check(lambda: self.client.ensure_token().access_token, self.expected_of_token)
 
     @precondition(lambda self: self.held is not None)
     @rule()
