@@ -25,6 +25,9 @@ _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
 _HMAC = ("HS256", "HS384", "HS512")
 
+#: Bits of an RSA key, at least (RFC 7518 §3.3).
+_SHORTEST_RSA = 2048
+
 _RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 
 
@@ -35,14 +38,16 @@ class SigningKey:
         of a file with one of them, a private key of ``cryptography``, or a callable that is
         given the bytes to sign and returns the signature as JWS has it (RFC 7518 §3).
     :param algorithm: such as ``RS256``; ``None``: the usual one for the key, or the JWK's own.
-    :raises TypeError: the key is of a type that is none of these, or is a callable, and no
-        algorithm is given.
-    :raises ValueError: there is no private key in it that can be read, or the key is of
-        another kind than the algorithm wants.
+    :param allow_short_key: whether an RSA key of less than 2,048 bits is accepted.
+    :raises TypeError: the key is of another type, or is a callable, and no algorithm is given.
+    :raises ValueError: there is no private key in it that can be read, or the key is too short,
+        or of another kind than the algorithm wants.
     :raises ImportError: the extra ``jwt`` is not installed.
     """
 
-    def __init__(self, key: Any, algorithm: str | None = None) -> None:
+    def __init__(
+        self, key: Any, algorithm: str | None = None, *, allow_short_key: bool = False
+    ) -> None:
         #: The JWK's ``kid``, where the key came as one.
         self.key_id: str | None = None
         if callable(key):
@@ -56,6 +61,12 @@ class SigningKey:
             self.key_id = jwk.get("kid")
             algorithm = jwk.get("alg") if algorithm is None else algorithm
             fitting = _algorithms_of(key)
+            if fitting == _RSA and key.key_size < _SHORTEST_RSA and not allow_short_key:
+                message = (
+                    f"key: an RSA key must have at least {_SHORTEST_RSA} bits (RFC 7518 §3.3), "
+                    f"this one has {key.key_size}: make a new one, or give allow_short_key=True"
+                )
+                raise ValueError(message)
             algorithm = fitting[0] if algorithm is None else algorithm
             known = set(fitting)
             self._sign = None

@@ -8,10 +8,16 @@ from urllib.parse import urlsplit
 __all__ = ["origin_of", "shown_url"]
 
 
+#: Ports that http.client leaves out of the ``Host`` header, and RFC 6454 §6 of an origin.
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
 def origin_of(url: str | None) -> str:
-    """Scheme, host and port (RFC 6454 §4), without userinfo."""
+    """Scheme, host and port (RFC 6454 §6), without userinfo and without the default port."""
     parts = urlsplit(url or "")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    host = parts.netloc.rpartition("@")[2]
+    port = _DEFAULT_PORTS.get(parts.scheme)
+    return f"{parts.scheme}://{host if port is None else host.removesuffix(port)}"
 
 
 def shown_url(url: str) -> str:

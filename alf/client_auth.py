@@ -8,7 +8,9 @@ tried next. A signature is made anew for every try.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import logging
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -16,7 +18,7 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from types import NoneType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 import requests
@@ -35,6 +37,11 @@ __all__ = [
     "TLSClientAuth",
 ]
 
+logger = logging.getLogger("alf")
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
 #: Signs a token request, as an ``auth=`` of requests.
 Sign = Callable[[requests.PreparedRequest], requests.PreparedRequest]
 
@@ -42,12 +49,14 @@ Sign = Callable[[requests.PreparedRequest], requests.PreparedRequest]
 #: answer that counts.
 Flow = Generator[Sign, requests.Response, requests.Response]
 
-#: Seconds for which a server that took a secret in neither of its two forms gets the first only.
-_FRUITLESS_FOR = 300.0
+#: Seconds for which an id and secret that were refused in both forms are sent in one form only.
+_REFUSED_FOR = 300.0
 
-#: How the servers at these URLs were seen to take a secret that the two forms of Basic write
-#: differently: as it is, or encoded. A fact of the server, so all Clients share it.
-_takes_raw: dict[str, bool] = {}
+#: Endpoints, clients and refused secrets that one object remembers.
+_MOST_REMEMBERED = 1000
+
+#: Error codes with which servers refuse a client whose header they could not make sense of.
+_REFUSALS = ("invalid_client", "unauthorized_client", "invalid_grant", "invalid_request")
 
 
 @dataclass(frozen=True)
@@ -105,8 +114,9 @@ class ClientAuth(ABC):
 class ClientSecretBasic(ClientAuth):
     """The secret by HTTP Basic: id and secret form-encoded first (RFC 6749 §2.3.1).
 
-    Many servers do not decode it. Where encoding changes anything and the server refuses the
-    client, it is asked once more with id and secret as they are, and what it took is kept in mind.
+    Many servers do not decode them. Where encoding changes the id or the secret and the server
+    refuses the client, the request is sent once more in the other form, with both as they are.
+    The form that worked is remembered for that endpoint and client.
     """
 
     method = "client_secret_basic"
@@ -114,30 +124,34 @@ class ClientSecretBasic(ClientAuth):
     params = ()
 
     def __init__(self) -> None:
-        #: What was refused in both forms, and until when not to try the second again.
-        self._fruitless: tuple[str, str, str] | None = None
-        self._fruitless_until = 0.0
+        #: By endpoint and client: whether id and secret are sent as they are, not encoded.
+        self._is_raw: dict[tuple[str, str], bool] = {}
+        #: By endpoint, client and hash of the secret: until when only one form is tried.
+        self._refused_until: dict[tuple[str, str, bytes], float] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The times are of this machine's monotonic clock.
+        return {**self.__dict__, "_refused_until": {}}
 
     def flow(self, credentials: Credentials, url: str, now: float) -> Flow:
         client_id = credentials.client_id
-        # A colon in an id that is not encoded would end it.
+        # A colon in an id that is not encoded would end the id.
         can_be_raw = ":" not in client_id
-        is_raw = can_be_raw and _takes_raw.get(url, False)
+        is_raw = can_be_raw and self._is_raw.get((url, client_id), False)
         secret, response = yield from _with_secret(
             credentials, lambda secret: _Basic(client_id, secret, is_raw)
         )
         if not can_be_raw or _encoded(client_id + secret) == client_id + secret:
             return response
-        tried = (url, client_id, secret)
-        is_fruitless = tried == self._fruitless and now < self._fruitless_until
-        if not is_fruitless and _is_refused(response, is_raw):
+        pair = (url, client_id, hashlib.sha256(secret.encode()).digest())
+        if _may_be_the_form(response) and now >= self._refused_until.get(pair, -inf):
             first, is_raw = response, not is_raw
             response = yield _Basic(client_id, secret, is_raw)
-            if _is_refused(response, is_raw):
-                self._fruitless, self._fruitless_until = tried, now + _FRUITLESS_FOR
+            if _may_be_the_form(response):
+                _remember(self._refused_until, pair, now + _REFUSED_FOR)
                 return first
         if response.ok and not is_refused(response):
-            _takes_raw[url] = is_raw
+            _remember(self._is_raw, (url, client_id), is_raw)
         return response
 
 
@@ -252,15 +266,31 @@ class ClientSecretJWT(_AssertionAuth):
     ) -> None:
         super().__init__(audience, lifetime, _jose_header(headers, algorithm))
         self._algorithm = algorithm
-        hmac_signer(algorithm, "")  # says so if it cannot be had
+        self._has_warned = False
+        hmac_signer(algorithm, "")  # raises if it is unknown, or the extra is not installed
 
     def flow(self, credentials: Credentials, url: str, now: float) -> Flow:
         del url, now
-        _, response = yield from _with_secret(
-            credentials,
-            lambda secret: self._assert(credentials, hmac_signer(self._algorithm, secret)),
-        )
+
+        def sign_with(secret: str) -> Sign:
+            self._warn_of_short(secret, credentials.client_id)
+            return self._assert(credentials, hmac_signer(self._algorithm, secret))
+
+        _, response = yield from _with_secret(credentials, sign_with)
         return response
+
+    def _warn_of_short(self, secret: str, client_id: str) -> None:
+        """Warn once: the provider chose the secret, so a short one is not refused."""
+        least = int(self._algorithm.removeprefix("HS")) // 8
+        if len(secret.encode()) < least and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "the client_secret of client_id %r is shorter than the %d bytes that %s requires "
+                "(RFC 7518 §3.2): ask the provider for a longer one, or use private_key_jwt",
+                client_id,
+                least,
+                self._algorithm,
+            )
 
 
 class PrivateKeyJWT(_AssertionAuth):
@@ -279,9 +309,11 @@ class PrivateKeyJWT(_AssertionAuth):
         known, or else the token endpoint.
     :param lifetime: seconds for which each JWT is good.
     :param headers: other members of the JWT's header, such as ``x5t``.
+    :param allow_short_key: whether an RSA key of less than 2,048 bits is accepted, which is not
+        secure (RFC 7518 §3.3).
     :raises TypeError: an argument is of the wrong type.
-    :raises ValueError: an argument has no usable value: the key cannot be read, is encrypted, or
-        of another kind than the algorithm wants.
+    :raises ValueError: an argument has no usable value: the key cannot be read, is encrypted, is
+        too short, or is of another kind than the algorithm wants.
     :raises ImportError: the extra is not installed.
     """
 
@@ -296,8 +328,9 @@ class PrivateKeyJWT(_AssertionAuth):
         audience: str | Sequence[str] | None = None,
         lifetime: float = 60,
         headers: Mapping[str, Any] | None = None,
+        allow_short_key: bool = False,
     ) -> None:
-        self._key = SigningKey(key, algorithm)
+        self._key = SigningKey(key, algorithm, allow_short_key=allow_short_key)
         key_id = self._key.key_id if key_id is None else key_id
         super().__init__(audience, lifetime, _jose_header(headers, self._key.algorithm, key_id))
 
@@ -414,9 +447,18 @@ def is_refused(response: requests.Response) -> bool:
     return response.status_code == 401 or find_error(response)[0] == "invalid_client"
 
 
-def _is_refused(response: requests.Response, is_raw: bool) -> bool:
-    # To a server that decodes, what is not encoded may be malformed.
-    return is_refused(response) or (is_raw and find_error(response)[0] == "invalid_request")
+def _may_be_the_form(response: requests.Response) -> bool:
+    """Whether the server may have refused the client because of the form of id and secret."""
+    status, code = response.status_code, find_error(response)[0]
+    if status in (401, 403) or (status == 400 and code is None):
+        return True
+    return status < 500 and code in _REFUSALS
+
+
+def _remember(table: dict[_K, _V], key: _K, value: _V) -> None:
+    if len(table) >= _MOST_REMEMBERED and key not in table:
+        table.clear()
+    table[key] = value
 
 
 def _with_secret(

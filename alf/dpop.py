@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -11,11 +12,20 @@ from urllib.parse import urlsplit
 
 import requests
 
+from alf._answers import find_error
 from alf._jose import SigningKey, base64url, encode_jwt, generate_key
 from alf._urls import origin_of
 from alf.tokens import Token
 
 __all__ = ["DPoPKey"]
+
+#: A scheme, or the name of a parameter with "=" and its value, quoted or not.
+_CHALLENGE_PART = re.compile(
+    r"""([^\s,="]+)(\s*=\s*(?:"(?:[^"\\]|\\.)*"|[^\s,"]+))?""",
+)
+
+#: Digits of the `Content-Length` of a refusal that is read to find an error code in it.
+_DIGITS_OF_SHORT = 4
 
 #: Servers whose nonces are kept. Who calls more of them asks some once more.
 _MOST_NONCES = 1000
@@ -31,17 +41,23 @@ class DPoPKey:
         text, or a key of ``cryptography``; ``None``: a new one, on the curve P-256.
     :param algorithm: such as ``ES256`` or ``RS256``; by default the JWK's own, or the usual one
         for the key.
+    :param allow_short_key: whether an RSA key of less than 2,048 bits is accepted, which is not
+        secure (RFC 7518 §3.3).
     :raises TypeError: the key is of another type.
-    :raises ValueError: the key cannot be read, is encrypted, or of another kind than the
-        algorithm wants.
+    :raises ValueError: the key cannot be read, is encrypted, is too short, or is of another kind
+        than the algorithm wants.
     :raises ImportError: the extra is not installed.
     """
 
-    def __init__(self, key: Any = None, *, algorithm: str | None = None) -> None:
+    def __init__(
+        self, key: Any = None, *, algorithm: str | None = None, allow_short_key: bool = False
+    ) -> None:
         if callable(key):
             message = "a DPoP key must be a key, not a callable: its public half is in each proof"
             raise TypeError(message)
-        self._key = SigningKey(generate_key() if key is None else key, algorithm)
+        self._key = SigningKey(
+            generate_key() if key is None else key, algorithm, allow_short_key=allow_short_key
+        )
         #: The last nonce of each server (RFC 9449 §8.2), by its origin.
         self._nonces: dict[str, str] = {}
 
@@ -137,5 +153,23 @@ def as_dpop_key(dpop: Any) -> DPoPKey | None:
 
 def asks_for_nonce(response: requests.Response) -> bool:
     """Whether an API wants the request again, with the nonce that it hands out (RFC 9449 §9)."""
-    challenge = response.headers.get("WWW-Authenticate", "")
-    return response.status_code == 401 and "use_dpop_nonce" in challenge
+    if response.status_code != 401:
+        return False
+    error = _dpop_error(response.headers.get("WWW-Authenticate", ""))
+    length = response.headers.get("Content-Length", "")
+    is_short = length.isdecimal() and len(length) <= _DIGITS_OF_SHORT
+    if error is None and is_short and "DPoP-Nonce" in response.headers:
+        # Some APIs say it in the body only.
+        error, _ = find_error(response)
+    return error == "use_dpop_nonce"
+
+
+def _dpop_error(challenges: str) -> str | None:
+    """The ``error`` of the DPoP challenge among these (RFC 9110 §11.6.1)."""
+    scheme = ""
+    for name, value in _CHALLENGE_PART.findall(challenges):
+        if not value:
+            scheme = name.lower()
+        elif scheme == "dpop" and name.lower() == "error":
+            return str(value).lstrip("= \t").strip('"')
+    return None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
+import logging
 import pickle
 import subprocess
 import sys
@@ -26,7 +28,13 @@ from urllib3.exceptions import ProtocolError
 from urllib3.util.retry import Retry
 
 from alf import Client, TokenError
-from alf.client_auth import ClientSecretJWT, ClientSecretPost, PrivateKeyJWT
+from alf.client_auth import (
+    ClientSecretBasic,
+    ClientSecretJWT,
+    ClientSecretPost,
+    Credentials,
+    PrivateKeyJWT,
+)
 from tests.servers import Api, Reply, Request, TokenServer, hang_up, running
 
 MakeClient = Callable[..., Client]
@@ -107,7 +115,23 @@ def test_a_server_that_decodes_percent_signs_only_understands_a_blank(
 
 
 @pytest.mark.parametrize(
-    "refusal", [INVALID_CLIENT, Reply(400, {"error": "invalid_client"}), Reply(401, b"who?")]
+    "refusal",
+    [
+        INVALID_CLIENT,
+        Reply(401, b"who?"),
+        Reply(403),
+        Reply(403, {"error": "access_denied"}),
+        Reply(403, b"<html>Forbidden</html>", {"Content-Type": "text/html"}),
+        Reply(400, {"error": "invalid_client"}),
+        Reply(400, {"error": "unauthorized_client"}),
+        Reply(400, {"error": "invalid_grant"}),
+        Reply(400, {"error": "invalid_request"}),
+        Reply(400, {"message": "who are you?"}),
+        Reply(400, b"<html>Bad request</html>", {"Content-Type": "text/html"}),
+        Reply(400),
+        Reply(200, {"error": "invalid_client"}),
+        Reply(404, {"error": "invalid_client"}),
+    ],
 )
 def test_a_server_that_does_not_decode_is_asked_in_its_own_way(
     make_client: MakeClient, tokens: TokenServer, endpoint: str, refusal: Reply
@@ -118,15 +142,60 @@ def test_a_server_that_does_not_decode_is_asked_in_its_own_way(
     assert len(logins.seen) == 2
 
 
-def test_the_way_that_worked_is_remembered_for_all_clients(
+def test_the_form_that_worked_is_remembered_for_the_endpoint_and_the_client(
     make_client: MakeClient, tokens: TokenServer, endpoint: str
 ) -> None:
     logins = Logins(tokens, basic)
+    auth = ClientSecretBasic()
+
+    def renew(client_id: str, url: str) -> list[bool]:
+        logins.client_id, seen = client_id, len(logins.seen)
+        client = make_client(
+            token_endpoint=url, client_id=client_id, client_secret=AWKWARD, client_auth=auth
+        )
+        client.renew_token()
+        return [secret == AWKWARD for _, secret in logins.seen[seen:]]
+
+    assert renew("client-id", endpoint) == [False, True]
+    assert renew("client-id", endpoint) == [True]
+    assert renew("other-id", endpoint) == [False, True]
+    assert renew("client-id", f"{endpoint}/other") == [False, True]
+
+
+def test_a_client_learns_nothing_from_another_one(
+    make_client: MakeClient, tokens: TokenServer, endpoint: str
+) -> None:
+    """What one Client has learnt may be true of its own registration only."""
+    logins = Logins(tokens, basic)
     for _ in range(2):
-        client = make_client(token_endpoint=endpoint, client_secret=AWKWARD)
-        client.renew_token()
-        client.renew_token()
-    assert [secret == AWKWARD for _, secret in logins.seen] == [False, True, True, True, True]
+        make_client(token_endpoint=endpoint, client_secret=AWKWARD).renew_token()
+    assert [secret == AWKWARD for _, secret in logins.seen] == [False, True, False, True]
+
+
+def test_a_bounded_number_of_endpoints_is_remembered(
+    make_client: MakeClient, tokens: TokenServer, endpoint: str
+) -> None:
+    Logins(tokens, basic)
+    auth = ClientSecretBasic()
+    credentials = Credentials("client-id", AWKWARD)
+    granted, refused = requests.Response(), requests.Response()
+    granted.status_code, refused.status_code = 200, 401
+    for status in (granted, refused):
+        status._content = b"{}"
+
+    def try_both_forms(url: str) -> None:
+        flow = auth.flow(credentials, url, 0.0)
+        next(flow)
+        with contextlib.suppress(StopIteration):
+            flow.send(refused)
+            flow.send(granted)
+
+    for number in range(1001):
+        try_both_forms(f"https://{number}.test/")
+    logins = Logins(tokens, basic)
+    make_client(token_endpoint=endpoint, client_secret=AWKWARD, client_auth=auth).renew_token()
+    assert len(pickle.dumps(auth)) < 10_000
+    assert len(logins.seen) == 2
 
 
 def test_a_server_known_to_decode_is_not_tried_with_the_raw_form(
@@ -208,7 +277,17 @@ def test_an_outage_during_the_probe_leaves_the_question_open(
     assert client.get(api.url).status_code == 200
 
 
-@pytest.mark.parametrize("reply", [Reply(400, {"error": "invalid_scope"}), Reply(503), Reply(429)])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(400, {"error": "invalid_scope"}),
+        Reply(400, {"error": "unsupported_grant_type"}),
+        Reply(404),
+        Reply(429),
+        Reply(500, {"error": "invalid_request"}),
+        Reply(503),
+    ],
+)
 def test_other_errors_start_no_probe(
     make_client: MakeClient, tokens: TokenServer, endpoint: str, api: Api, reply: Reply
 ) -> None:
@@ -371,6 +450,21 @@ def test_client_secret_jwt(make_client: MakeClient, tokens: TokenServer, algorit
     claims = assertion(tokens.requests[0], SECRET, algorithm)
     assert (claims["iss"], claims["sub"]) == ("client-id", "client-id")
     assert claims["aud"] == tokens.endpoint
+
+
+def test_a_secret_that_is_too_short_to_sign_with_is_warned_of_once(
+    make_client: MakeClient, tokens: TokenServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for algorithm, least in (("HS256", 32), ("HS384", 48), ("HS512", 64)):
+        for length in (least, least - 1):
+            caplog.clear()
+            auth = ClientSecretJWT(algorithm=algorithm)
+            client = make_client(client_secret="s" * length, client_auth=auth)
+            client.renew_token()
+            client.renew_token()
+            warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+            assert len(warnings) == (length < least)
+            assert all(f"shorter than the {least} bytes" in text for text in warnings)
 
 
 def test_private_key_jwt(make_client: MakeClient, tokens: TokenServer) -> None:

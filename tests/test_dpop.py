@@ -409,6 +409,57 @@ def test_an_api_that_gives_no_nonce_is_asked_once(
     assert (len(tokens.requests), len(api.requests)) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("challenge", "body", "wants_nonce"),
+    [
+        ('DPoP algs="ES256", error="use_dpop_nonce"', b"", True),
+        ("DPoP error=use_dpop_nonce", b"", True),
+        ('dpop  Error = "use_dpop_nonce"', b"", True),
+        ('Bearer realm="x", error="invalid_token", DPoP error="use_dpop_nonce"', b"", True),
+        ('DPoP error="invalid_token", error_description="not use_dpop_nonce"', b"", False),
+        ('Bearer error="use_dpop_nonce"', b"", False),
+        ('Bearer realm="DPoP error=\\"use_dpop_nonce\\""', b"", False),
+        ('DPoP error="invalid_token"', {"error": "use_dpop_nonce"}, False),
+        ("", {"error": "use_dpop_nonce"}, True),
+        ('DPoP algs="ES256"', {"error": "use_dpop_nonce"}, True),
+        ("", {"error": "invalid_token"}, False),
+        ("", {"error": "use_dpop_nonce", "padding": "x" * 10_000}, False),
+    ],
+)
+def test_where_an_api_says_that_it_wants_a_nonce(
+    client: Client,
+    tokens: DPoPTokenServer,
+    api: DPoPApi,
+    challenge: str,
+    body: Any,
+    wants_nonce: bool,
+) -> None:
+    headers = {"WWW-Authenticate": challenge, "DPoP-Nonce": "nonce-1"}
+    answers = iter([Reply(401, body, headers)])
+    api.script = lambda _request: next(answers, Reply())
+    with client.get(api.url, stream=True) as response:
+        assert response.status_code == 200
+    assert (len(tokens.requests), len(api.requests)) == (1 if wants_nonce else 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("url", "htu"),
+    [
+        ("http://127.0.0.1:80/a?b", "http://127.0.0.1/a"),
+        ("https://u:p@api.test:443/a;b", "https://api.test/a;b"),
+        ("https://[::1]:443", "https://[::1]/"),
+        ("https://api.test:80/", "https://api.test:80/"),
+        ("http://api.test:443/", "http://api.test:443/"),
+        ("http://api.test:8080/", "http://api.test:8080/"),
+    ],
+)
+def test_a_proof_names_no_default_port(url: str, htu: str) -> None:
+    request = requests.Request("GET", url).prepare()
+    DPoPKey().attach_proof(request)
+    claims = jwt.decode(request.headers["DPoP"], options={"verify_signature": False})
+    assert claims["htu"] == htu
+
+
 def test_a_body_that_cannot_be_read_again_is_not_sent_again(
     client: Client, tokens: DPoPTokenServer, api: DPoPApi
 ) -> None:

@@ -24,6 +24,7 @@ from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorith
 
 from alf import Client
 from alf.client_auth import PrivateKeyJWT
+from alf.dpop import DPoPKey
 from tests.servers import TokenServer
 
 MakeClient = Callable[..., Client]
@@ -218,3 +219,14 @@ def test_what_is_no_usable_key_is_an_error_at_construction(
     while seen is not None:
         assert SECRET_TEXT not in str(seen)
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+
+
+SHORT_RSA = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+
+
+@pytest.mark.parametrize("use", [PrivateKeyJWT, DPoPKey])
+def test_a_short_rsa_key_is_refused_unless_it_is_allowed(use: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match=r"at least 2048 bits.* has 1024"):
+        use(key=SHORT_RSA)
+    pickle.loads(pickle.dumps(use(key=SHORT_RSA, allow_short_key=True)))
+    use(key=RSA)
