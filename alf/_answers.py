@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from email.message import Message
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -13,6 +16,14 @@ from alf._redaction import printable
 
 #: Bytes of an answer that are read; the largest tokens known are a hundredth of it.
 _LARGEST_ANSWER = 1024 * 1024
+
+#: Content types of forms; those after the first are used for anything.
+_FORM_TYPES = ("application/x-www-form-urlencoded", "text/plain", "")
+
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+
+#: They take minutes for a mebibyte.
+_SLOW_CODECS = ("idna", "punycode")
 
 
 def read_body(response: requests.Response) -> None:
@@ -39,21 +50,39 @@ def read_body(response: requests.Response) -> None:
 def read_members(response: requests.Response) -> dict[str, Any] | str:
     """The members of the answer, or what the answer is instead.
 
-    The content type is not asked for JSON: servers send it under any name. Some old ones send
-    a form.
+    JSON and forms are recognised by what they are: servers send them under any content type, and
+    in any charset.
     """
-    body = response.content
-    media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if media_type == "application/x-www-form-urlencoded":
-        return dict(parse_qsl(body.decode("utf-8", "replace")))
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        shown_type = printable(media_type[:500]) or "no content type"
-        return f"{len(body)} bytes of {shown_type} that are not JSON"
-    if not isinstance(answer, dict):
+    content_type = Message()
+    content_type["Content-Type"] = response.headers.get("Content-Type", "")
+    media_type = content_type.get_content_type() if content_type["Content-Type"] else ""
+    answer: Any = None
+    is_json = False
+    texts = list(_decodings(response.content, content_type.get_content_charset()))
+    for text in texts:
+        with contextlib.suppress(ValueError, RecursionError):
+            answer, is_json = json.loads(text), True
+            break
+    if isinstance(answer, dict):
+        return answer
+    if media_type in _FORM_TYPES:
+        form = dict(parse_qsl(texts[0]))
+        if media_type == _FORM_TYPES[0] or "access_token" in form or "error" in form:
+            return form
+    if is_json:
         return f"a JSON {type(answer).__name__}"
-    return answer
+    shown_type = printable(media_type[:500]) or "no content type"
+    return f"{len(response.content)} bytes of {shown_type} that are not JSON"
+
+
+def _decodings(body: bytes, charset: str | None) -> Iterator[str]:
+    """What the text may be: by its byte order mark, by the declared charset, or as JSON looks."""
+    detected = json.detect_encoding(body)
+    if charset is not None and not body.startswith(_BYTE_ORDER_MARKS):
+        with contextlib.suppress(LookupError, UnicodeError):
+            if codecs.lookup(charset).name not in _SLOW_CODECS:
+                yield body.decode(charset, "replace")
+    yield body.decode(detected, "replace")
 
 
 #: Where servers put the error code and its description, beside RFC 6749 §5.2.

@@ -400,7 +400,8 @@ class TokenEndpoint:
                 "with an access_token"
             )
             raise TokenError(message, response)
-        if answer.get("error"):
+        is_error = not answer.get("access_token") and find_error(response) != (None, None)
+        if is_error or answer.get("error"):
             raise self._error(response)
         try:
             return Token.from_answer(answer, issued_at, self.token_type)

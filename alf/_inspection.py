@@ -217,6 +217,8 @@ def _notes(
     if token.lifetime is None:
         said = "no expires_in" if expires_in is None else f"expires_in {json.dumps(expires_in)}"
         yield f"{said}: alf uses the token until an API refuses it with a 401"
+    elif expires_in is None:
+        yield "no expires_in, which RFC 6749 §5.1 recommends: alf goes by the time of expiry"
     elif token.lifetime <= 0:
         yield f"expires_in {json.dumps(expires_in)}: alf asks for a new token at every call"
     elif isinstance(expires_in, str):

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +22,12 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9-]*\Z")
 
 #: What `expires_in` is clamped to, in seconds (68 years, the largest 32-bit number).
 _LONGEST_LIFE = 2**31 - 1
+
+#: A number is taken for a time of expiry, in seconds since the epoch, if it is no smaller (in
+#: 2001; as a lifetime it would be 31 years) and within so many seconds of the request.
+_LEAST_TIME = 1e9
+_EARLIEST = 24 * 3600
+_LATEST = 10 * 365 * 24 * 3600
 
 #: Schemes that need a proof besides the token: sending such a token as a bearer cannot work.
 _PROOF_SCHEMES = frozenset({"dpop", "mac", "pop"})
@@ -100,12 +107,13 @@ class Token:
             # RFC 9449 §5: the answer did not bind the token to the key.
             message = f"does not have the token_type {token_type!r} that was asked for"
             raise ValueError(message)
-        expires_in = parse_expires_in(members.pop("expires_in", None))
+        lifetime = _parse_lifetime(members, issued_at)
+        members.pop("expires_in", None)
         try:
             return cls(
                 access_token=access_token,
                 token_type=token_type,
-                expires_at=None if expires_in is None else issued_at + expires_in,
+                expires_at=None if lifetime is None else issued_at + lifetime,
                 issued_at=issued_at,
                 scope=_parse_scope(members.pop("scope", None)),
                 extra=members,
@@ -140,23 +148,67 @@ class TokenError(requests.exceptions.RequestException):
         self.error_description = error_description
 
 
-def parse_expires_in(value: object) -> float | None:
+def parse_expires_in(value: object, longest: float = _LONGEST_LIFE) -> float | None:
     """The lifetime in seconds that ``expires_in`` means (RFC 6749 §5.1).
 
-    Servers send ints, floats and strings of either; what is none of these, or not finite,
-    is no known lifetime: ``None``. What is longer than a lifetime can be is clamped.
+    Servers send ints, floats and strings of either. Anything else, and what is not finite,
+    means that the lifetime is unknown: ``None``. What is longer than a lifetime can be is clamped.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
         seconds = float(value)
     except OverflowError:
-        seconds = _LONGEST_LIFE if value > 0 else -_LONGEST_LIFE  # type: ignore[operator]
+        seconds = longest if value > 0 else -longest  # type: ignore[operator]
     except ValueError:
         return None
     if not math.isfinite(seconds):
         return None
-    return max(-_LONGEST_LIFE, min(seconds, _LONGEST_LIFE))
+    return max(-longest, min(seconds, longest))
+
+
+def _parse_lifetime(members: Mapping[str, Any], issued_at: float) -> float | None:
+    """The lifetime in seconds, from ``expires_in`` or else from a point in time.
+
+    Some servers write the time of expiry into ``expires_in``, others send ``expires_at`` or
+    ``expires_on`` in its place.
+    """
+    expires_in = parse_expires_in(members.get("expires_in"))
+    if expires_in is not None:
+        until = _parse_time(expires_in, issued_at)
+        return expires_in if until is None else until - issued_at
+    for name in ("expires_at", "expires_on"):
+        until = _parse_time(members.get(name), issued_at)
+        if until is not None:
+            return until - issued_at
+    return None
+
+
+def _parse_time(value: object, now: float) -> float | None:
+    """Seconds since the epoch; ``None`` if the value is not unmistakably a time near ``now``."""
+    if isinstance(value, str) and "-" in value[1:]:
+        seconds = _parse_iso_time(value)
+    else:
+        # Not clamped as a lifetime is: milliseconds are larger.
+        milliseconds = parse_expires_in(value, longest=_LONGEST_LIFE * 1000)
+        seconds = milliseconds
+        if milliseconds is not None and milliseconds > _LONGEST_LIFE:
+            seconds = milliseconds / 1000
+    if seconds is None:
+        return None
+    is_near = seconds >= _LEAST_TIME and now - _EARLIEST <= seconds <= now + _LATEST
+    return seconds if is_near else None
+
+
+def _parse_iso_time(text: str) -> float | None:
+    # Python 3.10 reads neither "Z" nor seven decimals.
+    text = re.sub(r"[Zz]$", "+00:00", re.sub(r"\.\d+", "", text.strip()))
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    # Without a zone it could be anywhere's.
+    return None if moment.tzinfo is None else moment.timestamp()
 
 
 def _parse_scope(value: object) -> str | None:

@@ -243,10 +243,21 @@ def test_every_known_shape_of_an_error(
     code: str | None,
     description: str | None,
 ) -> None:
-    tokens.replies = [Reply(400, body)]
-    with pytest.raises(TokenError) as failure:
-        make_client(raise_token_error=True).get(api.url)
-    assert (failure.value.error, failure.value.error_description) == (code, description)
+    """Whatever the status is: some gateways answer 200."""
+    client = make_client(raise_token_error=True)
+    for status in (400, 200):
+        tokens.replies = [Reply(status, body)]
+        with pytest.raises(TokenError) as failure:
+            client.get(api.url)
+        assert (failure.value.error, failure.value.error_description) == (code, description)
+
+
+@pytest.mark.parametrize("code", ["0", "200", "ok"])
+def test_a_token_with_a_code_of_success_is_a_token(
+    client: Client, tokens: TokenServer, code: str
+) -> None:
+    tokens.members = {"code": code, "message": "success", "errors": []}
+    assert client.renew_token().access_token == "token-1"
 
 
 @pytest.mark.parametrize("status", [200, 201])
@@ -265,15 +276,88 @@ def test_json_is_json_under_any_content_type(
     assert client.get(api.url).status_code == 200
 
 
-def test_an_answer_that_is_a_form(client: Client, tokens: TokenServer) -> None:
-    tokens.replies = [
-        Reply(
-            200,
-            "access_token=abc&expires_in=60&token_type=bearer",
-            {"Content-Type": "application/x-www-form-urlencoded"},
-        )
-    ]
-    assert (client.ensure_token().access_token, client.ensure_token().lifetime) == ("abc", 60.0)
+FORM = "access_token=abc&expires_in=60&token_type=bearer"
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/x-www-form-urlencoded",
+        "Application/X-WWW-Form-Urlencoded;a=b",
+        "text/plain",
+        "",
+    ],
+)
+def test_an_answer_that_is_a_form(client: Client, tokens: TokenServer, content_type: str) -> None:
+    tokens.replies = [Reply(200, FORM, {"Content-Type": content_type})]
+    token = client.renew_token()
+    assert (token.access_token, token.lifetime) == ("abc", 60.0)
+
+
+def test_json_under_the_label_of_a_form(client: Client, tokens: TokenServer) -> None:
+    label = {"Content-Type": "application/x-www-form-urlencoded"}
+    tokens.replies = [Reply(200, {"access_token": "abc", "url": "?access_token=x&y=z"}, label)]
+    assert client.renew_token().access_token == "abc"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "what"),
+    [
+        ("text/plain", "21 bytes of text/plain that are not JSON"),
+        ("text/html", "21 bytes of text/html that are not JSON"),
+        ("application/x-www-form-urlencoded", "has no access_token"),
+    ],
+)
+def test_text_that_only_looks_like_a_form(
+    client: Client, tokens: TokenServer, content_type: str, what: str
+) -> None:
+    tokens.replies = [Reply(200, "Welcome, user=7&lang=", {"Content-Type": content_type})]
+    with pytest.raises(TokenError, match=what):
+        client.renew_token()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content_type"),
+    [
+        ("iso-8859-1", "application/json;charset=ISO-8859-1"),
+        ("cp1252", 'application/json; charset="windows-1252"'),
+        ("shift_jis", "text/json; charset=Shift_JIS"),
+        ("utf-8-sig", "application/json"),
+        ("utf-8-sig", "application/json; charset=utf-8"),
+        ("utf-16", "application/json"),
+        ("utf-16-be", "application/json"),
+        ("utf-16-le", "application/json; charset=utf-16"),
+        ("utf-16-be", "application/json; charset=utf-16"),
+        ("utf-32", "text/plain; charset=utf-8"),
+        ("utf-32-le", ""),
+        ("utf-8", "application/json; charset=klingon"),
+        ("utf-8", "application/json; charset=hex"),
+        ("utf-8", "application/json; charset=punycode"),
+        ("utf-8", "application/json; charset*=x''y"),
+        ("utf-8", "application/json; charset=utf-16"),
+        ("iso-8859-1", "application/json; charset=utf-8"),
+        ("iso-8859-1", "application/json"),
+    ],
+)
+def test_json_in_any_charset(
+    make_client: MakeClient, tokens: TokenServer, encoding: str, content_type: str
+) -> None:
+    label = {"Content-Type": content_type}
+    name = "ソ" if encoding == "shift_jis" else "Société"
+
+    def reply(status: int, **members: str) -> Reply:
+        body = json.dumps({**members, "organization": name}, ensure_ascii=False)
+        return Reply(status, body.encode(encoding), label)
+
+    client = make_client(raise_token_error=True)
+    tokens.replies = [reply(200, access_token="abc"), reply(400, error="invalid_scope")]
+    token = client.renew_token()
+    assert token.access_token == "abc"
+    is_told = encoding != "iso-8859-1" or "8859" in content_type
+    assert token.extra["organization"] == (name if is_told else "Soci\ufffdt\ufffd")
+    with pytest.raises(TokenError) as failure:
+        client.renew_token()
+    assert failure.value.error == "invalid_scope"
 
 
 @pytest.mark.parametrize(

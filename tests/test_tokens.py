@@ -152,3 +152,49 @@ def test_token_errors_belong_to_requests() -> None:
 def test_a_token_error_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(TokenError("no", error="invalid_client")))
     assert (str(error), error.error) == ("no", "invalid_client")
+
+
+NOW = 1_764_046_800.25  # 25 November 2025, 05:00:00.25 UTC
+
+
+@pytest.mark.parametrize(
+    ("members", "lifetime"),
+    [
+        ({"expires_in": NOW + 3600}, 3600.0),
+        ({"expires_in": str(NOW + 3600)}, 3600.0),
+        ({"expires_in": NOW - 60}, -60.0),
+        ({"expires_in": NOW - 100_000}, NOW - 100_000),
+        ({"expires_in": NOW + 11 * 365 * 86400}, NOW + 11 * 365 * 86400),
+        ({"expires_at": NOW + 3600}, 3600.0),
+        ({"expires_on": f"{NOW + 3600:.2f}"}, 3600.0),
+        ({"expires_at": round((NOW + 3600) * 1000)}, 3600.0),
+        ({"expires_at": "2025-11-25T06:00:00.25Z"}, 3599.75),
+        ({"expires_at": "2025-11-25T07:00:00.1234567+01:00"}, 3599.75),
+        ({"expires_on": "2025-11-25 06:00:00+00:00"}, 3599.75),
+        ({"expires_in": None, "expires_on": NOW + 60}, 60.0),
+        ({"expires_in": "junk", "expires_on": NOW + 60}, 60.0),
+        ({"expires_in": 300, "expires_at": NOW + 3600}, 300.0),
+        ({"expires_at": "junk", "expires_on": NOW + 60}, 60.0),
+        ({"expires_at": 3600}, None),
+        ({"expires_at": "2025-11-25T06:00:00"}, None),
+        ({"expires_at": "2025-11-25T"}, None),
+        ({"expires_at": "06-11-25"}, None),
+        ({"expires_at": True}, None),
+        ({"expires_at": float("nan")}, None),
+        ({"expires_at": 10**400}, None),
+        ({"expires_at": NOW + 11 * 365 * 86400}, None),
+        ({"expires_at": {"time": NOW}}, None),
+    ],
+)
+def test_a_time_of_expiry_counts_where_it_is_unmistakable(
+    members: dict[str, Any], lifetime: float | None
+) -> None:
+    token = Token.from_answer({"access_token": "abc", **members}, issued_at=NOW)
+    assert token.lifetime == (None if lifetime is None else pytest.approx(lifetime, abs=0.01))
+
+
+def test_a_clock_that_starts_in_1970_takes_no_lifetime_for_a_time() -> None:
+    answer = {"access_token": "abc", "expires_in": 3600, "expires_at": 7200}
+    assert Token.from_answer(answer, issued_at=5000.0).lifetime == 3600.0
+    del answer["expires_in"]
+    assert Token.from_answer(answer, issued_at=5000.0).lifetime is None
