@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 import requests
 
-from alf._redaction import printable
+from alf._redaction import shown
 
 #: Bytes of an answer that are read; the largest tokens known are a hundredth of it.
 _LARGEST_ANSWER = 1024 * 1024
@@ -71,7 +71,7 @@ def read_members(response: requests.Response) -> dict[str, Any] | str:
             return form
     if is_json:
         return f"a JSON {type(answer).__name__}"
-    shown_type = printable(media_type[:500]) or "no content type"
+    shown_type = shown(media_type) or "no content type"
     return f"{len(response.content)} bytes of {shown_type} that are not JSON"
 
 
@@ -131,7 +131,5 @@ def _first_text(
     for name in names:
         value = answer.get(name)
         if isinstance(value, str) and value:
-            for secret in secrets:
-                value = value.replace(secret, "***")
-            return printable(value[:500])
+            return shown(value, secrets)
     return None

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import requests
 
 from alf._answers import read_members
+from alf._redaction import shown
 from alf._urls import shown_url
 
 __all__ = ["Metadata", "check_issuer", "metadata_urls", "parse_metadata"]
@@ -108,4 +109,4 @@ def _is_loopback(host: str) -> bool:
 
 
 def _shown(value: object) -> str:
-    return repr(value)[:200]
+    return repr(shown(value)) if isinstance(value, str) else shown(repr(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -22,8 +23,8 @@ from alf._certificates import thumbprint
 from alf._clocks import Clock
 from alf._discovery import Metadata, metadata_urls, parse_metadata
 from alf._forks import forget_connections
-from alf._redaction import secrets_of, shown_cause, without_secrets
-from alf._urls import origin_of, shown_url
+from alf._redaction import Secret, SecretURL, redact_error, redact_response, secrets_of, shown
+from alf._urls import shown_url
 from alf.adapters import retry_for_post
 from alf.client_auth import ClientAuth, Credentials, Sign, choose_client_auth
 from alf.dpop import DPoPKey
@@ -41,6 +42,9 @@ DEFAULT_TIMEOUT = 10.0
 #: Seconds after which an idle connection is not used again: by then something on the way may
 #: have forgotten it, and not every router says so.
 _IDLE = 60.0
+
+#: A header's value as http.client can write it.
+_SENDABLE = re.compile(r"[^\r\n\u0100-\U0010ffff]*")
 
 #: A longer `Retry-After`, in seconds, is not waited for: its answer goes back to the caller.
 _LONGEST_WAIT = 60.0
@@ -111,7 +115,7 @@ class TokenEndpoint:
         self._answered_at: float | None = None
         self._scope_granted: str | None = None
         #: The secrets in the requests of these answers.
-        self._sent: weakref.WeakKeyDictionary[requests.Response, list[str]]
+        self._sent: weakref.WeakKeyDictionary[requests.Response, list[Secret]]
         self._sent = weakref.WeakKeyDictionary()
 
     @property
@@ -130,9 +134,7 @@ class TokenEndpoint:
         return self._place("token endpoint", self._metadata.token_endpoint)
 
     def _place(self, name: str, url: str) -> str:
-        # Userinfo and query may hold what must not be shown.
-        place = f"{origin_of(url)}{urlsplit(url).path}"
-        return f"{name} {place} (client_id {self.client_id!r})"
+        return f"{name} {shown_url(url)} (client_id {self.client_id!r})"
 
     @property
     def binding(self) -> str:
@@ -173,7 +175,7 @@ class TokenEndpoint:
         :raises TokenError: the answer is not that it was: the token may be good still.
         :raises requests.exceptions.RequestException: there was no answer.
         """
-        form = [("token", access_token), ("token_type_hint", "access_token")]
+        form = [("token", Secret(access_token)), ("token_type_hint", "access_token")]
         response, _, _ = self._ask("revocation_endpoint", form)
         if response.status_code >= 300:
             raise self._error(response, "revocation_endpoint")
@@ -236,7 +238,7 @@ class TokenEndpoint:
                 has_secret = self._credentials.client_secret is not None
                 auth = choose_client_auth(metadata.auth_methods, has_secret=has_secret)
             if auth is None:
-                takes = ", ".join(metadata.auth_methods)
+                takes = shown(", ".join(metadata.auth_methods))
                 message = f"{self} takes {takes}: none goes with what the client has"
                 raise TokenError(message)
             if self._revocation_endpoint is not None:
@@ -329,18 +331,13 @@ class TokenEndpoint:
         except requests.exceptions.RequestException as error:
             if error is signing.error:
                 raise
-            error.request = without_secrets(error.request)
-            cause = error.args[0] if error.args else None
-            shown = shown_cause(cause)
-            if shown is cause:
-                raise
-            error.args = (shown,)
-            # The exceptions before this one show what it showed.
-            raise error from None
+            redact_error(error)
+            # Without the frames below this one: they hold the request.
+            raise error.with_traceback(None) from error.__cause__
         self._answered_at = self._clock.monotonic()
         # What the caller may get to see holds no secret.
         self._sent[response] = secrets_of(response.request)
-        response.request = without_secrets(response.request)
+        redact_response(response, self._sent[response])
         return response
 
     def _ready_session(self) -> requests.Session:
@@ -388,16 +385,19 @@ class TokenEndpoint:
         return retry
 
     def _read_token(self, response: requests.Response, issued_at: float) -> Token:
+        secrets = self._sent[response]
         if response.status_code >= 300:
             target = response.headers.get("Location")
-            what = "" if target is None else f", a redirect to {shown_url(target)!r}, not followed"
+            what = ""
+            if target is not None:
+                what = f", a redirect to {shown(shown_url(target), secrets)!r}, not followed"
             message = f"{self} answered {response.status_code}{what}: expected a 200 with a token"
             raise TokenError(message, response)
         answer = read_members(response)
         if isinstance(answer, str):
             message = (
-                f"{self} answered {response.status_code} with {answer}: expected a JSON object "
-                "with an access_token"
+                f"{self} answered {response.status_code} with {shown(answer, secrets)}: "
+                "expected a JSON object with an access_token"
             )
             raise TokenError(message, response)
         is_error = not answer.get("access_token") and find_error(response) != (None, None)
@@ -405,9 +405,12 @@ class TokenEndpoint:
             raise self._error(response)
         try:
             return Token.from_answer(answer, issued_at, self.token_type)
-        except ValueError as reason:
-            message = f"the answer of {self} ({response.status_code}) {reason}"
-            raise TokenError(message, response) from None
+        except ValueError as error:
+            reason = shown(str(error), secrets)
+        # Not as a consequence of that error, whose frames hold the answer; nor do this one's.
+        del answer
+        message = f"the answer of {self} ({response.status_code}) {reason}"
+        raise TokenError(message, response)
 
     def _note_scope(self, token: Token) -> None:
         """Tell, once, of a scope that is smaller than the one asked for (RFC 6749 §3.3)."""
@@ -420,7 +423,7 @@ class TokenEndpoint:
             logger.warning(
                 "%s granted less than the scope asked for, without %s",
                 self,
-                ", ".join(sorted(missing)),
+                shown(", ".join(sorted(missing))),
             )
 
     def _error(self, response: requests.Response, name: _Endpoint = "token_endpoint") -> TokenError:
@@ -454,6 +457,7 @@ class _Signing:
         request.register_hook("response", self._take_target)
         try:
             request = self._sign(request)
+            _check_sendable(request.headers)
             if self._dpop_key is not None:
                 self._dpop_key.attach_proof(request)
         except Exception as error:
@@ -467,6 +471,15 @@ class _Signing:
     def give_back_target(self, response: requests.Response) -> None:
         if self._target is not None:
             response.headers["Location"] = self._target
+
+
+def _check_sendable(headers: Mapping[str, Any]) -> None:
+    """Raise, without the value, for a header that http.client would refuse in full."""
+    for name, value in headers.items():
+        text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+        if not _SENDABLE.fullmatch(text):
+            message = f"client_auth wrote a value of the header {shown(name)!r} that cannot be sent"
+            raise requests.exceptions.InvalidHeader(message)
 
 
 def _wants_nonce(response: requests.Response) -> bool:
@@ -497,7 +510,7 @@ def check_url(url: object, name: str = "token_endpoint") -> str:
         shown = shown_url(url)
         message = f"{name} must be an http or https URL without a fragment, got {shown!r}"
         raise ValueError(message)
-    return url
+    return SecretURL(url)
 
 
 def check_timeout(timeout: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import ItemsView, Mapping, Sequence
 from types import NoneType
 from typing import Any
 
+from alf._redaction import Secret
 from alf.client_auth import ClientAuth
 
 __all__ = ["check_headers", "token_form"]
@@ -83,7 +84,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
             message = f"token_headers: {name!r} is no name, or its value no value, of a header"
             raise ValueError(message)
-    return dict(headers)
+    return {name: Secret(value) for name, value in headers.items()}
 
 
 def _texts(name: str, value: str | Sequence[str] | None) -> list[str]:
@@ -111,4 +112,4 @@ def _pairs(
         ]:
             message = "token_params must be a mapping of str to str, or pairs of these"
             raise TypeError(message)
-    return [(name, value) for name, value in extra]
+    return [(name, Secret(value)) for name, value in extra]

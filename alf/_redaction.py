@@ -1,19 +1,38 @@
-"""What may be shown: requests without their credentials, and text from outside."""
+"""What may be shown: requests and exceptions without their credentials, and text from outside."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import html
+import re
+from collections.abc import Callable, Collection, Iterator
 from http.client import HTTPException
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import unquote_plus, urlsplit
 
 import requests
-from urllib3.exceptions import MaxRetryError, ProtocolError
+from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, ProtocolError
 
-from alf._urls import shown_url
+from alf._urls import is_key, shown_url
 
-__all__ = ["printable", "secrets_of", "shown_cause", "without_secrets"]
+__all__ = [
+    "Secret",
+    "SecretURL",
+    "printable",
+    "redact_error",
+    "redact_response",
+    "secrets_of",
+    "shown",
+    "without_secrets",
+]
+
+#: Characters of a text from outside that are shown.
+_LIMIT = 300
+
+#: Characters of a text from outside in which secrets are looked for. It is more than is shown, so
+#: that a secret that begins in the part that is shown is seen as a whole.
+_WINDOW = 32_768
 
 #: Headers of the token request, and members of its form, that may be shown: a key may be in any
 #: of the others.
@@ -22,63 +41,279 @@ _HARMLESS = frozenset(
 )
 _HARMLESS_MEMBERS = frozenset(
     (
+        "actor_token_type",
         "audience",
         "client_assertion_type",
         "client_id",
         "grant_type",
+        "requested_token_type",
         "resource",
+        "response_type",
         "scope",
+        "subject_token_type",
         "token_type_hint",
     )
 )
 
-#: Shorter secrets are not looked for in texts: they may be words.
-_SHORTEST_SECRET = 8
+#: A shorter value may be an ordinary word. It is redacted only where it stands alone, and only if
+#: its name says that it is a secret.
+_LONG = 8
+_SECRET_NAME = re.compile("secret|pass|pwd|pin$|key|token|code|cred|auth|sig|assert", re.IGNORECASE)
+
+#: How a text may write one character: percent-encoded, as JSON, Python or HTML escape it.
+_ESCAPE = re.compile(
+    rb"%(?P<byte>[0-9A-Fa-f]{2})"
+    rb"|\\u(?P<pair>[dD][89abAB][0-9A-Fa-f]{2}\\u[dD][c-fC-F][0-9A-Fa-f]{2})"
+    rb"|\\(?:u(?P<u4>[0-9A-Fa-f]{4})|U(?P<u8>[0-9A-Fa-f]{8})|x(?P<x>[0-9A-Fa-f]{2}))"
+    rb"|\\(?P<char>[^uUx])"
+    rb"|(?P<entity>&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});)"
+)
+
+#: Attributes of urllib3's exceptions, and what is shown of them.
+_ATTRIBUTES: dict[str, Callable[[str], str]] = {
+    "pool": str,
+    "conn": str,
+    "url": shown_url,
+    "location": lambda _: "***",
+}
+
+#: How often a text may be escaped: twice percent-encoded, in a JSON text, in HTML.
+_DEPTH = 4
+
+
+class Secret(str):
+    """A text that a ``repr``, and so an error report with local variables, does not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+class SecretURL(Secret):
+    """A URL whose ``repr`` shows what may be shown of it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(shown_url(self))
+
+
+def printable(text: str) -> str:
+    """The text without what would break a log line, move a terminal's cursor, or worse."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def shown(text: str, secrets: Collection[str] = ()) -> str:
+    """A text from outside as it may be shown: short, printable, and without these secrets.
+
+    A secret is found however the text escapes it.
+    """
+    text = text[:_WINDOW]
+    pieces = []
+    position = 0
+    for start, end in _secret_spans(text, secrets):
+        if start >= _LIMIT:
+            break
+        pieces += [text[position:start], "***"] if start >= position else []
+        position = max(position, end)
+    pieces.append(text[position:_LIMIT])
+    return printable("".join(pieces))
+
+
+def _secret_spans(text: str, secrets: Collection[str]) -> list[tuple[int, int]]:
+    """Where the text holds a secret, in order; spans may overlap."""
+    if not secrets:
+        return []
+    pattern = re.compile(b"|".join(map(_pattern, secrets)), re.IGNORECASE)
+    spans: set[tuple[int, int]] = set()
+    # In Python `\xe9` is a byte of bytes, and a character of a str.
+    for is_byte in (True, False) if "\\x" in text else (True,):
+        characters = [character.encode("utf-8", "surrogatepass") for character in text]
+        places = [(at, at + 1) for at, encoded in enumerate(characters) for _ in encoded]
+        data = b"".join(characters)
+        for _ in range(_DEPTH + 1):
+            spans.update(
+                (places[found.start()][0], places[found.end() - 1][1])
+                for found in pattern.finditer(data)
+            )
+            size = len(data)
+            data, places = _unescape(data, places, is_byte=is_byte)
+            if len(data) == size:
+                break
+    return sorted(spans)
+
+
+def _pattern(secret: str) -> bytes:
+    encoded = secret.encode("utf-8", "surrogatepass")
+    # A form writes a blank as a plus sign.
+    pattern = re.escape(encoded).replace(rb"\ ", rb"[ +]")
+    if len(secret) >= _LONG:
+        return pattern
+    before = rb"(?<![0-9A-Za-z])" if encoded[:1].isalnum() else b""
+    after = rb"(?![0-9A-Za-z])" if encoded[-1:].isalnum() else b""
+    return before + pattern + after
+
+
+def _unescape(
+    data: bytes, places: list[tuple[int, int]], *, is_byte: bool
+) -> tuple[bytes, list[tuple[int, int]]]:
+    """The text with one layer of escapes taken off, and where each of its bytes comes from."""
+    pieces: list[bytes] = []
+    origins: list[tuple[int, int]] = []
+    position = 0
+    for found in _ESCAPE.finditer(data):
+        plain = _meaning(found, is_byte=is_byte)
+        start, end = found.span()
+        pieces += [data[position:start], plain]
+        origins += places[position:start]
+        origins += [(places[start][0], places[end - 1][1])] * len(plain)
+        position = end
+    return b"".join([*pieces, data[position:]]), origins + places[position:]
+
+
+def _meaning(escape: re.Match[bytes], *, is_byte: bool) -> bytes:
+    kind = str(escape.lastgroup)
+    value = escape[kind]
+    if kind == "char":
+        return value
+    if kind == "byte" or (kind == "x" and is_byte):
+        return bytes.fromhex(value.decode())
+    if kind == "entity":
+        text = html.unescape(value.decode())
+    elif kind == "pair":
+        text = bytes.fromhex(value.replace(b"\\u", b"").decode()).decode("utf-16-be")
+    else:
+        code = int(value, 16)
+        text = chr(code) if code <= 0x10FFFF else "?"
+    return text.encode("utf-8", "surrogatepass")
+
+
+def secrets_of(request: Any) -> list[Secret]:
+    """What the request held that must not be shown, the longest first."""
+    if not isinstance(request, requests.PreparedRequest):
+        return []
+    found: set[Secret] = set()
+    for name, value in (*_header_values(request), *_form_values(request), *_url_values(request)):
+        for text in (value, unquote_plus(value)):
+            if len(text) >= _LONG or (text and _SECRET_NAME.search(name)):
+                found.add(Secret(text))
+    return sorted(found, key=len, reverse=True)
+
+
+def _header_values(request: requests.PreparedRequest) -> Iterator[tuple[str, str]]:
+    for name in set(request.headers) - _HARMLESS:
+        header: Any = request.headers[name]
+        value = header.decode("latin-1") if isinstance(header, bytes) else str(header)
+        scheme, _, credentials = value.partition(" ")
+        yield from ((name, value), (name, credentials))
+        # A list, or parameters.
+        yield from (("", piece) for piece in re.split(r'[\s,;="]+', value))
+        if scheme.lower() == "basic":
+            with contextlib.suppress(ValueError):  # the user's own header may hold anything
+                yield name, base64.b64decode(credentials).decode().partition(":")[2]
+
+
+def _form_values(request: requests.PreparedRequest) -> Iterator[tuple[str, str]]:
+    body = request.body.decode() if isinstance(request.body, bytes) else request.body
+    for member in body.split("&") if isinstance(body, str) else ():
+        name, _, value = member.partition("=")
+        if name not in _HARMLESS_MEMBERS:
+            yield name, value
+
+
+def _url_values(request: requests.PreparedRequest) -> Iterator[tuple[str, str]]:
+    parts = urlsplit(request.url or "")
+    for userinfo in parts.netloc.rpartition("@")[0].split(":"):
+        yield "password", userinfo
+    for member in re.split("[&;]", parts.query):
+        name, _, value = member.rpartition("=")
+        yield name, value
+    yield from (("key", segment) for segment in parts.path.split("/") if is_key(segment))
 
 
 def without_secrets(request: Any) -> Any:
     """A copy of the request that may be shown; ``None`` where it was not sent yet."""
     if not isinstance(request, requests.PreparedRequest):
         return None
-    shown = request.copy()
-    shown.body = None
-    shown.hooks = {"response": []}
-    for name in set(shown.headers) - _HARMLESS:
-        del shown.headers[name]
-    return shown
+    safe = request.copy()
+    safe.url = None if safe.url is None else shown_url(safe.url)
+    safe.body = None
+    safe.hooks = {"response": []}
+    safe._cookies = None
+    for name in set(safe.headers) - _HARMLESS:
+        del safe.headers[name]
+    return safe
 
 
-def secrets_of(request: Any) -> list[str]:
-    """What the request held that nobody else must see, the longest first."""
-    if not isinstance(request, requests.PreparedRequest):
-        return []
-    found: set[str] = set()
-    for name in set(request.headers) - _HARMLESS:
-        value = str(request.headers[name])
-        scheme, _, credentials = value.partition(" ")
-        found |= {value, credentials}
-        if scheme == "Basic":
-            with contextlib.suppress(ValueError):  # of the user's own making
-                found.add(base64.b64decode(credentials).decode().partition(":")[2])
-    body = request.body.decode() if isinstance(request.body, bytes) else request.body
-    for member in body.split("&") if isinstance(body, str) else ():
-        name, _, value = member.partition("=")
-        if name not in _HARMLESS_MEMBERS:
-            found.add(value)
-    found |= {unquote_plus(secret) for secret in found}
-    return sorted((s for s in found if len(s) >= _SHORTEST_SECRET), key=len, reverse=True)
+def redact_response(response: requests.Response, secrets: Collection[str] = ()) -> None:
+    """Take off the response, in place, what shows the request that it answers."""
+    for earlier in response.history:
+        redact_response(earlier, secrets)
+    response.request = without_secrets(response.request)
+    response.url = shown_url(response.url or "")
+    if isinstance(response.reason, str):
+        response.reason = shown(response.reason, secrets)
+    response._next = None
 
 
-def shown_cause(cause: object) -> object:
-    """What urllib3 said, without the query of the URL, and without a piece of the answer."""
-    if isinstance(cause, MaxRetryError) and cause.url is not None:
-        shown = shown_url(cause.url)
-        return cause if shown == cause.url else MaxRetryError(cause.pool, shown, cause.reason)
-    if isinstance(cause, ProtocolError) and isinstance(cause.args[-1], HTTPException):
-        return ProtocolError(f"The answer broke off or is no HTTP: {type(cause.args[-1]).__name__}")
-    return cause
+def redact_error(error: requests.exceptions.RequestException) -> None:
+    """Take off the exception, in place, and off those that led to it, what shows the request."""
+    secrets = secrets_of(error.request)
+    is_sent = error.request is not None
+    for cause in _causes(error):
+        cause.args = _shown_arguments(cause, secrets, is_sent=is_sent)
+        if isinstance(cause, requests.exceptions.RequestException):
+            cause.request = without_secrets(cause.request)
+            if isinstance(cause.response, requests.Response):
+                redact_response(cause.response, secrets)
+        # What urllib3's exceptions hold: the connection knows the proxy's password.
+        for name, show in _ATTRIBUTES.items():
+            if vars(cause).get(name) is not None:
+                setattr(cause, name, show(str(getattr(cause, name))))
+        # The frames hold the request.
+        cause.__traceback__ = None
+        cause.__cause__ = _shown_link(cause.__cause__)
+        cause.__context__ = _shown_link(cause.__context__)
 
 
-def printable(text: str) -> str:
-    """The text without what would break a log line, move a terminal's cursor, or worse."""
-    return "".join(c if c.isprintable() else " " for c in text)
+def _causes(error: BaseException) -> list[BaseException]:
+    """The exception, and all that are its arguments, reasons, causes and contexts."""
+    found: list[BaseException] = []
+    to_see: list[Any] = [error]
+    while to_see:
+        cause = to_see.pop()
+        if isinstance(cause, BaseException) and not any(cause is other for other in found):
+            found.append(cause)
+            reason = getattr(cause, "reason", None)
+            to_see += [*cause.args, reason, cause.__cause__, cause.__context__]
+    # What led to an exception first: its text is made of theirs.
+    return found[::-1]
+
+
+def _shown_link(cause: BaseException | None) -> BaseException | None:
+    """The cause, unless it may cite what was sent or received."""
+    is_told = isinstance(cause, (OSError, HTTPError)) and not isinstance(cause, HTTPException)
+    return cause if is_told else None
+
+
+def _shown_arguments(
+    cause: BaseException, secrets: Collection[str], *, is_sent: bool
+) -> tuple[Any, ...]:
+    last = cause.args[-1] if cause.args else None
+    if isinstance(cause, MaxRetryError):
+        return MaxRetryError(cause.pool, shown_url(cause.url or ""), cause.reason).args
+    if isinstance(cause, ProtocolError) and isinstance(last, HTTPException):
+        return (f"The answer broke off or is not HTTP: {type(last).__name__}",)
+    if is_sent and isinstance(cause, (LocationValueError, requests.exceptions.InvalidURL)):
+        # The URL of the request was good: it is that of a proxy, and may hold a password.
+        return ("the URL of a proxy is not valid",)
+    if isinstance(cause, (requests.exceptions.RequestException, ValueError)):
+        return tuple(_shown_text(a, secrets) if isinstance(a, str) else a for a in cause.args)
+    return cause.args
+
+
+def _shown_text(text: str, secrets: Collection[str]) -> str:
+    """The text of an exception, which may hold a URL."""
+    text = re.sub(r"//.*@", "//***@", text, flags=re.DOTALL)
+    return shown(re.sub(r"[?#]\S+", "", text), secrets)

@@ -5,8 +5,16 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-__all__ = ["origin_of", "shown_url"]
+__all__ = ["bare_url", "is_key", "origin_of", "shown_url"]
 
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?//")
+
+_HOST = re.compile(r"(\[[^\]]*\]|[^:?#]*)(:[0-9]*)?")
+
+_SHORTEST_KEY = 24
+_KEY_PART = re.compile(r"(?=[A-Za-z]*[0-9])[A-Za-z0-9]{10,}")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 #: Ports that http.client leaves out of the ``Host`` header, and RFC 6454 §6 of an origin.
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -20,9 +28,41 @@ def origin_of(url: str | None) -> str:
     return f"{parts.scheme}://{host if port is None else host.removesuffix(port)}"
 
 
+def bare_url(url: str) -> str:
+    """The URL without userinfo, query and fragment."""
+    scheme, place = _split(url)
+    return scheme + re.split("[?#]", place, maxsplit=1)[0]
+
+
 def shown_url(url: str) -> str:
-    """As much of a URL as may be shown, whatever its form: neither userinfo nor query."""
-    place = re.split("[?#]", url, maxsplit=1)[0]
-    _, at, rest = place.rpartition("@")
-    scheme = re.match("[A-Za-z][A-Za-z0-9+.-]*://", place) if at else None
-    return rest if scheme is None else scheme[0] + rest
+    """As much of a URL as may be shown, whatever its form: neither userinfo, query nor keys."""
+    scheme, slashes, place = bare_url(url).rpartition("//")
+    host, *segments = place.split("/")
+    return scheme + slashes + "/".join([host, *("***" if is_key(s) else s for s in segments)])
+
+
+def is_key(segment: str) -> bool:
+    """Whether a segment of a path looks like a key: long, and with a long part with digits."""
+    return (
+        len(segment) >= _SHORTEST_KEY
+        and _KEY_PART.search(segment) is not None
+        and not _UUID.fullmatch(segment)
+    )
+
+
+def _split(url: str) -> tuple[str, str]:
+    """The scheme with its slashes, and what follows it, without userinfo.
+
+    A password may hold what must be percent-encoded there: "?", "#", "@" and even "/".
+    """
+    found = _SCHEME.match(url)
+    scheme = "" if found is None else found[0]
+    place = url[len(scheme) :]
+    if not scheme:
+        return "", place if place.startswith("/") else place.rpartition("@")[2]
+    host, slash, rest = place.partition("/")
+    if "@" in host:
+        return scheme, host.rpartition("@")[2] + slash + rest
+    if "@" in rest and not _HOST.fullmatch(host):
+        return scheme, place.rpartition("@")[2]
+    return scheme, place

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import html
+import json
+import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pytest
 import requests
+from requests.auth import HTTPDigestAuth
 
 from alf import Client, TokenError
-from tests.servers import Api, RawServer, Reply, Request, TokenServer, running
+from alf._redaction import shown
+from tests.leaks import SHOWN
+from tests.servers import Api, RawServer, Reply, Request, TokenServer, hang_up, running
 
 MakeClient = Callable[..., Client]
 
@@ -159,3 +166,229 @@ def test_the_target_of_a_redirect_holds_no_secret(
     assert response is not None
     assert response.next is None
     assert response.request.body is None
+
+
+ODD = "p\u00e4ss/w\u00f6rd & <k\"y'> 100%"
+
+
+def quoted(text: str) -> str:
+    return quote(text, safe="")
+
+
+ESCAPES: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "lower case": str.lower,
+    "HTML": html.escape,
+    "HTML without quotes": lambda text: html.escape(text, quote=False),
+    "HTML by number": lambda text: "".join(f"&#{ord(c)};" for c in text),
+    "HTML by hexadecimal number": lambda text: "".join(f"&#X{ord(c):x};" for c in text),
+    "JSON": json.dumps,
+    "JSON as it is": lambda text: json.dumps(text, ensure_ascii=False),
+    "JSON of PHP": lambda text: json.dumps(text).replace("/", "\\/"),
+    "percent": quoted,
+    "percent, lower case": lambda text: re.sub("%..", lambda m: m[0].lower(), quoted(text)),
+    "percent, slashes kept": quote,
+    "form": quote_plus,
+    "percent, twice": lambda text: quoted(quoted(text)),
+    "JSON in HTML": lambda text: html.escape(json.dumps(text)),
+    "form in JSON": lambda text: json.dumps(quote_plus(text)),
+    "Python": repr,
+    "Python, ASCII": ascii,
+    "Python, bytes": lambda text: repr(text.encode()),
+    "Python, latin-1 bytes": lambda text: repr(text.encode("latin-1")),
+    "C": lambda text: "".join(f"\\U{ord(c):08x}" for c in text),
+}
+
+
+@pytest.mark.parametrize("escape", ESCAPES.values(), ids=ESCAPES)
+@pytest.mark.parametrize("secret", ["s3cr3t-s3cr3t", ODD])
+def test_a_secret_is_found_however_a_gateway_escapes_it(
+    make_client: MakeClient, tokens: TokenServer, secret: str, escape: Callable[[str], str]
+) -> None:
+    cited = escape(secret)
+    client = make_client(client_secret=secret, client_auth="client_secret_post")
+    tokens.replies = [Reply(400, {"error": "odd", "message": f"got {cited}, sorry"})]
+    with pytest.raises(TokenError) as failure:
+        client.renew_token()
+    outside = "'\"b"
+    description = (failure.value.error_description or "").replace(" ", "")
+    assert description.strip(outside).startswith("got")
+    rest = description.removeprefix("got").removesuffix(",sorry")
+    assert rest.replace("&quot;", "").strip(outside) == "***"
+
+
+def test_a_character_outside_the_basic_plane_is_found_in_a_pair_of_escapes() -> None:
+    secret = "s3cr3t-\U0001f511-key"
+    assert shown(f"got {json.dumps(secret)}", [secret]) == 'got "***"'
+    assert shown("\\Uffffffff \\ud83d &bogus; %zz \\", [secret]) == (
+        "\\Uffffffff \\ud83d &bogus; %zz \\"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("the secret pw7 is wrong", "the secret *** is wrong"),
+        ("secret=pw7&x", "secret=***&x"),
+        ("'pw7'", "'***'"),
+        ("%70w7", "***"),
+        ("pw77 or xpw7", "pw77 or xpw7"),
+        ("", ""),
+    ],
+)
+def test_a_short_secret_is_redacted_where_it_stands_alone(
+    make_client: MakeClient, tokens: TokenServer, text: str, redacted: str
+) -> None:
+    client = make_client(client_secret="pw7", token_params={"zone": "is", "connection": "secret"})
+    tokens.replies = [Reply(400, {"error": "odd", "message": f"{text}."})]
+    with pytest.raises(TokenError) as failure:
+        client.renew_token()
+    assert failure.value.error_description == f"{redacted}."
+
+
+def test_a_long_text_is_cut_without_showing_the_beginning_of_a_secret() -> None:
+    secret = "s3cr3t-" * 100
+    assert shown("x" * 299 + secret, [secret]) == "x" * 299 + "***"
+    assert shown("x" * 300 + secret, [secret]) == "x" * 300
+    assert shown(secret * 20, [secret]) == "***"
+    assert shown("a" * 10**6) == "a" * 300
+
+
+@pytest.mark.parametrize("place", ["query", "userinfo", "path", "header list"])
+def test_a_key_elsewhere_in_the_request_is_redacted_too(
+    make_client: MakeClient, tokens: TokenServer, place: str
+) -> None:
+    key = "Key-0123456789-Key-0123456789"
+    options: dict[str, Any] = {
+        "query": {"token_endpoint": f"{tokens.endpoint}?api={key}"},
+        "userinfo": {"token_endpoint": f"http://me:{key}@127.0.0.1:{tokens.port}/token"},
+        "path": {"token_endpoint": f"{tokens.url}/{key}/token"},
+        "header list": {"token_headers": {"X-Signature": f'v=1, key="{key}"'}},
+    }[place]
+    tokens.replies = [Reply(403, {"message": f"key {key} is not known"})]
+    client = make_client(**options)
+    with pytest.raises(TokenError) as failure:
+        client.renew_token()
+    assert failure.value.error_description == "key *** is not known"
+    response = failure.value.response
+    assert response is not None
+    with pytest.raises(requests.exceptions.HTTPError) as http_error:
+        response.raise_for_status()
+    for text in (str(failure.value), str(http_error.value), str(vars(response.request))):
+        assert key not in text
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/login/{}",
+        "https://e.test/login;secret={}",
+        "https://{}.e.test/",
+        "app:{}",
+        "//u:{}@e.test/x",
+        "{}",
+    ],
+)
+def test_the_target_of_a_redirect_is_shown_without_secrets(
+    make_client: MakeClient, tokens: TokenServer, target: str
+) -> None:
+    tokens.replies = [Reply(302, b"", {"Location": target.format("s3cr3t-s3cr3t")})]
+    client = make_client(client_secret="s3cr3t-s3cr3t")
+    with pytest.raises(TokenError, match="a redirect to") as failure:
+        client.renew_token()
+    assert "s3cr3t" not in str(failure.value)
+
+
+@pytest.mark.parametrize("value", ["s3cr3t\nX: y", "s3cr3t-\u20ac", b"s3cr3t\r"])
+def test_a_header_that_cannot_be_sent_is_refused_without_its_value(
+    make_client: MakeClient, tokens: TokenServer, value: Any
+) -> None:
+    client = make_client(client_secret=None, client_auth=sign("X-Key", value))
+    with pytest.raises(requests.exceptions.InvalidHeader, match="'X-Key'") as failure:
+        client.renew_token()
+    assert "s3cr3t" not in "".join(traceback.format_exception(failure.value))
+    assert not tokens.requests
+
+
+def test_a_password_of_a_proxy_is_not_shown(make_client: MakeClient) -> None:
+    for host in ("bad host:80", "127.0.0.1:1", "h[:8"):
+        client = make_client()
+        client.proxies = {"http": f"http://me:s3cr3t/@{host}"}
+        with pytest.raises(requests.exceptions.RequestException) as failure:
+            client.renew_token()
+        assert "s3cr3t" not in "".join(traceback.format_exception(failure.value))
+        assert "s3cr3t" not in "".join(everything_on(failure.value))
+
+
+def everything_on(error: BaseException) -> Iterator[str]:
+    """The text of what hangs off an exception, those before it and its response."""
+    to_see: list[Any] = [error]
+    seen: list[Any] = []
+    while to_see:
+        item = to_see.pop()
+        if item is None or any(item is other for other in seen) or len(seen) > 2000:
+            continue
+        seen.append(item)
+        yield repr(item)
+        if isinstance(item, BaseException):
+            to_see += [*item.args, item.__cause__, item.__context__]
+            frames = [frame for frame, _ in traceback.walk_tb(item.__traceback__)]
+            to_see += [
+                list(frame.f_locals.values())
+                for frame in frames
+                if re.search(r"/(alf|requests|urllib3)/", frame.f_code.co_filename)
+            ]
+        elif isinstance(item, (requests.Response, requests.PreparedRequest)):
+            to_see += [value for name, value in vars(item).items() if name != "connection"]
+            to_see += [getattr(item, "next", None), getattr(item, "url", None)]
+        elif isinstance(item, (list, tuple)):
+            to_see += item
+        if isinstance(item, BaseException):
+            to_see += vars(item).values()
+
+
+class RaisingHook:
+    def __call__(self, response: requests.Response, **_kwargs: Any) -> None:
+        response.raise_for_status()
+
+
+@pytest.mark.parametrize(
+    "client_auth",
+    ["client_secret_basic", "client_secret_post", "digest", sign("X-Key", "top-secret")],
+)
+@pytest.mark.parametrize("trouble", ["hook", "refused", "hang up", "not HTTP", "HTML", "redirect"])
+def test_nothing_that_hangs_off_an_exception_holds_a_secret(
+    make_client: MakeClient, tokens: TokenServer, client_auth: Any, trouble: str
+) -> None:
+    challenge = {"WWW-Authenticate": 'Digest realm="r", nonce="n", qop="auth"'}
+    replies = {
+        "hook": Reply(401, {"error": "invalid_client"}, challenge),
+        "refused": Reply(401, b"", challenge),
+        "hang up": hang_up,
+        "not HTTP": Reply(200, b"x", {"Content-Encoding": "gzip"}),
+        "HTML": Reply(200, b"<html>"),
+        "redirect": Reply(302, b"", {"Location": "/elsewhere"}),
+    }
+    answers = iter([Reply(401, b"", challenge)] if client_auth == "digest" else [])
+
+    def answer(request: Request) -> Reply:
+        reply: Any = next(answers, replies[trouble])
+        return reply if isinstance(reply, Reply) else reply(request)
+
+    tokens.script = answer
+    with requests.Session() as session:
+        if trouble == "hook":
+            session.hooks["response"].append(RaisingHook())
+        auth = HTTPDigestAuth("client-id", "top-secret") if client_auth == "digest" else client_auth
+        client = make_client(
+            token_endpoint=f"{tokens.endpoint}?key=top-secret",
+            client_auth=auth,
+            client_secret="top-secret" if isinstance(auth, str) else None,
+            token_session=session,
+            token_headers={"X-Subscription": "top-secret"},
+            token_params={"password": "top-secret"},
+        )
+        with pytest.raises(requests.exceptions.RequestException) as failure:
+            client.renew_token()
+    found = [text for text in everything_on(failure.value) if SHOWN.search(text)]
+    assert not found
