@@ -71,7 +71,7 @@ class _RefusalOf07:
         self._manager = manager
         self._is_renewed = False
 
-    def settle(self, _refused: Token) -> bool:
+    def wait_to_settle(self, _refused: Token) -> bool:
         return False
 
     def replacement(self, refused: Token) -> Token | None:

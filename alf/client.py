@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import requests
 from requests.auth import AuthBase
 from requests.cookies import extract_cookies_to_jar
-from requests.exceptions import RequestException, UnrewindableBodyError
+from requests.exceptions import RequestException
 from requests.hooks import dispatch_hook
-from requests.utils import rewind_body
 from urllib3.util.retry import Retry
 
 from alf._environment import missing_variables, read_environment
 from alf._forks import forget_connections, register_after_fork
+from alf._healing import Healing, HeldBody, carry_cookies, discard
 from alf._legacy import wrap_legacy_manager
 from alf._urls import origin_of
-from alf.auth import BearerTokenAuth, NoAuth
+from alf.auth import ClientCredentialsAuth, HealingHook, NoAuth
 from alf.client_auth import ClientAuth, Sign
-from alf.dpop import as_dpop_key, asks_for_nonce
+from alf.dpop import as_dpop_key
 from alf.events import Event
-from alf.managers import Refusal, TokenManager
+from alf.managers import TokenManager
 from alf.tokens import Token, TokenError
 
 __all__ = ["Client"]
 
-logger = logging.getLogger("alf")
-
-#: Pieces of 8 KiB of a refused response that are read to keep its connection.
-_DRAINED_PIECES = 128
+#: What requests.Session.request takes by position, after method and URL.
+_REQUEST_ARGUMENTS = (
+    "params",
+    "data",
+    "headers",
+    "cookies",
+    "files",
+    "auth",
+    "timeout",
+    "allow_redirects",
+    "proxies",
+    "hooks",
+    "stream",
+    "verify",
+    "cert",
+    "json",
+)
 
 _NO_AUTH = NoAuth()
 
@@ -188,8 +200,8 @@ class Client(requests.Session):
             options["dpop"] = self._dpop_key
         self._token_manager: TokenManager = wrap_legacy_manager(self.token_manager_class(**options))
         self._token_manager.follow(self)
-        self._bearer = BearerTokenAuth(self._token_manager.token, self._token_hosts)
-        self.auth = self._bearer
+        self._token_auth = ClientCredentialsAuth(self, self._token_hosts)
+        self.auth = self._token_auth
         register_after_fork(self)
 
     @classmethod
@@ -269,56 +281,30 @@ class Client(requests.Session):
         """
         return response.status_code == 401
 
-    def request(
-        self,
-        method: str,
-        url: Any,
-        params: Any = None,
-        data: Any = None,
-        headers: Any = None,
-        cookies: Any = None,
-        files: Any = None,
-        auth: Any = None,
-        timeout: Any = None,
-        allow_redirects: bool = True,
-        proxies: Any = None,
-        hooks: Any = None,
-        stream: bool | None = None,
-        verify: Any = None,
-        cert: Any = None,
-        json: Any = None,
-    ) -> requests.Response:
+    def request(self, method: str, url: Any, *args: Any, **kwargs: Any) -> requests.Response:
         """As :meth:`requests.Session.request`, with the token.
 
-        Where no token could be had, nothing is sent, and the token endpoint's error response
-        (status 400 and up) is returned, or raised if ``raise_token_error`` says so.
+        If there is no token nothing is sent, and the token endpoint's error response (status 400
+        to 599) is returned, or raised if ``raise_token_error`` says so.
 
         :raises TokenError: the token endpoint answered with neither a token nor an error status.
         :raises requests.exceptions.RequestException: the API or the token endpoint could not be
             reached, and all else that requests raises.
         """
+        if args:
+            # By keyword, as what wraps Session.request, or is mixed in, expects it.
+            named = dict(zip(_REQUEST_ARGUMENTS, args, strict=False))
+            if len(named) < len(args) or not named.keys().isdisjoint(kwargs):
+                return super().request(method, url, *args, **kwargs)  # which says what is wrong
+            kwargs.update(named)
         try:
+            auth = kwargs.get("auth")
             # First of all, so that no body is read for a request that will not be sent.
-            if auth is None and self.auth is self._bearer:
-                auth = self._auth_for(url, params)
-            return super().request(
-                method,
-                url,
-                params,
-                data,
-                headers,
-                cookies,
-                files,
-                auth,
-                timeout,
-                allow_redirects,
-                proxies,
-                hooks,
-                stream,
-                verify,
-                cert,
-                json,
-            )
+            if auth is self._token_auth or (auth is None and self.auth is self._token_auth):
+                auth = self._auth_for(url, kwargs.get("params"))
+                if auth is not None:
+                    kwargs["auth"] = auth
+            return super().request(method, url, **kwargs)
         except TokenError as error:
             response = error.response
             if self.raise_token_error or response is None or response.status_code < 400:
@@ -328,59 +314,42 @@ class Client(requests.Session):
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """As :meth:`requests.Session.send`; a refused token is replaced on the way.
 
-        :raises TokenError: the token was refused, and no new one could be had.
+        :raises TokenError: the token was refused, and no new one could be obtained.
         :raises requests.exceptions.RequestException: what requests raises.
         """
         if not isinstance(request, requests.PreparedRequest):
             return super().send(request, **kwargs)  # which says what is wrong with it
-        hooks = request.hooks.get("response") or []
-        # A redirect's request is a copy of one that is on its way, our hook included.
-        hooks = [hooks] if callable(hooks) else [h for h in hooks if type(h) is not _RefusalHook]
-        token = self._bearer.token_on(request)
+        hooks, call = self._hooks_of(request)
+        token = self._token_auth.token_on(request)
         if token is None:
             request.hooks = {**request.hooks, "response": hooks}
             if self._dpop_key is not None:
                 self._dpop_key.remove_proof(request)
             return super().send(request, **kwargs)
-        refusal: Refusal | None = None
-        nonced: Token | None = None
-        while True:
-            if self._dpop_key is not None:
-                # Not before: each hop, and each time that a request is sent, has its own proof.
-                self._dpop_key.attach_proof(request, token)
-            try:
-                response = self._send_once(request, hooks, kwargs)
-            except _RefusedError as error:
-                refused = error
-            else:
-                if refusal is not None:
-                    refusal.accepted(token)
-                return response
-            other: Token | None = None
-            if self._dpop_key is not None and asks_for_nonce(refused.response):
-                # RFC 9449 §9: the request once more with the nonce. Another token is no help.
-                if "DPoP-Nonce" in refused.response.headers and nonced is not token:
-                    other = nonced = token if _rewind(request) else None
-            else:
-                if refusal is None:
-                    refusal = self._token_manager.refusal(origin_of(request.url))
-                other = self._other_token(refusal, token, request, refused.response)
-            if other is None:
-                return self._conclude(request, hooks, refused)
-            _drain(refused.response)
-            token = other
-            request = request.copy()
-            self._bearer.with_token(token)(request)
+        if call is not None:
+            return self._send_with_token(request, token, call.hop(hooks), kwargs)
+        call = _Watch(self, hooks)
+        response = self._send_with_token(request, token, call, kwargs)
+        if call.error is not None:
+            raise call.error
+        return response
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """As :meth:`requests.Session.get_redirect_target`; a refusal is not followed."""
+        if getattr(resp, "_refused_by_alf", False):
+            return None
+        target: str | None = super().get_redirect_target(resp)
+        return target
 
     def rebuild_auth(
         self, prepared_request: requests.PreparedRequest, response: requests.Response
     ) -> None:
         """As :meth:`requests.Session.rebuild_auth`, but ``.netrc`` does not replace the token."""
-        is_ours = self._bearer.token_on(prepared_request) is not None
+        is_ours = self._token_auth.token_on(prepared_request) is not None
         urls: Any = (response.request.url, prepared_request.url)
         if not is_ours or self.should_strip_auth(*urls):
             super().rebuild_auth(prepared_request, response)
-        elif self._bearer.token_on(response.request) is not None:
+        elif self._token_auth.token_on(response.request) is not None:
             # A copy of what was sent first on that hop, and may have been refused since.
             prepared_request.headers["Authorization"] = response.request.headers["Authorization"]
 
@@ -391,7 +360,7 @@ class Client(requests.Session):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        if state["auth"] is self._bearer:
+        if state["auth"] is self._token_auth:
             del state["auth"]
         return state
 
@@ -413,7 +382,7 @@ class Client(requests.Session):
 
     def _auth_for(self, url: Any, params: Any) -> AuthBase | None:
         """What writes a token on the request for this URL; ``None``: not known before it is one."""
-        if not self._bearer.has_carried or self._token_hosts is not None:
+        if not self._token_auth.has_written or self._token_hosts is not None:
             prepared = requests.PreparedRequest()
             try:
                 prepared.prepare_url(url, params)
@@ -424,123 +393,170 @@ class Client(requests.Session):
                 self.get_adapter(str(prepared.url))
             except RequestException:  # which says this one, too: no token is asked for in vain
                 return _NO_AUTH
-            if not self._bearer.allows(prepared.url):
+            if not self._token_auth.allows(prepared.url):
                 return _NO_AUTH
-        return self._bearer.with_token(self._token_manager.token())
+        return self._token_auth.with_token(self._token_manager.token())
+
+    def _hooks_of(self, request: requests.PreparedRequest) -> tuple[list[Any], _Watch | None]:
+        """The caller's own response hooks; the watch of the call that this is a redirect of."""
+        hooks = request.hooks.get("response") or []
+        own: list[Any] = []
+        watch = None
+        for hook in [hooks] if callable(hooks) else hooks:
+            if isinstance(hook, _Watch):
+                watch = hook
+                own += hook.hooks
+            elif not (isinstance(hook, HealingHook) and hook.belongs_to(self._token_auth)):
+                own.append(hook)
+        # A redirect's request is a copy of one that is under way; another thread may be sending
+        # this very request.
+        return own, None if watch is None or watch.request is request else watch
+
+    def _send_with_token(
+        self,
+        request: requests.PreparedRequest,
+        token: Token,
+        watch: _Watch,
+        kwargs: dict[str, Any],
+    ) -> requests.Response:
+        """Send it until its token is accepted, or the refusal stands."""
+        auth = self._token_auth
+        healing: Healing | None = None
+        while True:
+            if self._dpop_key is not None:
+                # Not before: each hop, and each time that a request is sent, has its own proof.
+                self._dpop_key.attach_proof(request, token)
+            response = self._send_once(request, watch, kwargs)
+            if not watch.is_refused:
+                if healing is not None:
+                    healing.accepted(token)
+                return response
+            if healing is None:
+                healing = Healing(self._token_manager, origin_of(request.url))
+            try:
+                other = auth.next_token(healing, token, request, response)
+            except RequestException as error:
+                # Raised by the outermost send(): no redirect goes on, and nobody in between
+                # sees an exception that a plain Session would not have raised.
+                watch.discard(response)
+                watch.fail(error)
+                return response
+            if other is None:
+                return self._deliver(response, watch)
+            watch.discard(response)
+            request = request.copy()
+            carry_cookies(request, response)
+            token = other
+            auth.with_token(token)(request)
 
     def _send_once(
-        self, request: requests.PreparedRequest, hooks: list[Any], kwargs: dict[str, Any]
+        self, request: requests.PreparedRequest, watch: _Watch, kwargs: dict[str, Any]
     ) -> requests.Response:
-        """Send it as a Session does; a refused token is an exception.
-
-        :raises _RefusedError: before the user's hooks run: one that raises for the 401 would hide
-            a curable refusal.
-        """
-        request.hooks = {**request.hooks, "response": [_RefusalHook(self), *hooks]}
+        """Send it as a Session does; the watch knows then whether the token was refused."""
+        watched: dict[str, Any] = {**request.hooks, "response": [watch]}
+        request.hooks = watched
+        watch.start(request)
         try:
-            return super().send(request, **kwargs)
+            response = super().send(request, **kwargs)
         finally:
-            request.hooks = {**request.hooks, "response": hooks}
+            # Copies for redirects share the dict.
+            watched["response"] = watch.hooks
+        if not watch.has_run:
+            # Whatever sent it runs no response hooks.
+            watch.is_refused = self._token_auth.is_refused(response)
+        return response
 
-    def _other_token(
+    def _deliver(
         self,
-        refusal: Refusal,
-        token: Token,
-        request: requests.PreparedRequest,
         response: requests.Response,
-    ) -> Token | None:
-        """The token to send the request once more with; ``None``: the refusal stands."""
-        can_send_again = _rewind(request)
-        if can_send_again and refusal.settle(token):
-            return token
-        try:
-            other = refusal.replacement(token)
-        except RequestException:
-            if not can_send_again:
-                # What the API said of this request is the truth about it.
-                return None
-            _drain(response)
-            raise
-        return other if can_send_again else None
-
-    def _conclude(
-        self, request: requests.PreparedRequest, hooks: list[Any], refused: _RefusedError
+        watch: _Watch,
     ) -> requests.Response:
-        """Hand the refused response out, as a Session would have done had it not been stopped."""
-        response: requests.Response = dispatch_hook(
-            "response", {"response": hooks}, refused.response, **refused.kwargs
-        )
-        extract_cookies_to_jar(self.cookies, request, response.raw)
-        if not refused.kwargs.get("stream"):
-            _ = response.content
+        """Hand the refused response out, as a Session would have done had it run the hooks."""
+        if not watch.has_run:
+            return response
+        watch.release()
+        refused = response
+        response = dispatch_hook("response", {"response": watch.hooks}, refused, **watch.settings)
+        if response is not refused:
+            for answer in (*response.history, response):
+                extract_cookies_to_jar(self.cookies, answer.request, answer.raw)
+            if not watch.settings.get("stream"):
+                _ = response.content
         return response
 
     def _after_fork(self) -> None:
         forget_connections(self)
 
 
-class _RefusedError(Exception):
-    """Takes a response that refused the token out of :meth:`requests.Session.send`."""
+class _Watch:
+    """The response hook of a request under way: notices a refused token before other hooks run.
 
-    def __init__(self, response: requests.Response, kwargs: dict[str, Any]) -> None:
-        super().__init__(f"the API answered {response.status_code}")
-        self.response = response
-        self.kwargs = kwargs
-
-
-class _RefusalHook:
-    """The response hook that notices a refused token, there as long as a request is on its way.
-
-    A request that is pickled meanwhile leaves it behind, and with it the Client and its secret.
+    Redirects' requests are copies of one that has it, and are watched by another for the same
+    call. A request that is pickled meanwhile takes the caller's hooks along only.
     """
 
-    __slots__ = ("_client",)
-
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, hooks: list[Any], outer: _Watch | None = None) -> None:
         self._client = client
+        self._outer = outer
+        self._body: HeldBody | None = None
+        self.hooks = hooks
+        self.request: requests.PreparedRequest | None = None
+        self.has_run = False
+        self.is_refused = False
+        self.settings: dict[str, Any] = {}
+        #: Why a refused token could not be replaced, here or while a redirect was followed.
+        self.error: Exception | None = None
 
-    def __call__(self, response: requests.Response, **kwargs: Any) -> None:
-        client = self._client
-        is_refused = client.is_token_refused(response)
-        if client._dpop_key is not None:
-            client._dpop_key.store_nonce(response)
-            is_refused = is_refused or asks_for_nonce(response)
-        if is_refused:
-            raise _RefusedError(response, kwargs)
+    def hop(self, hooks: list[Any]) -> _Watch:
+        """The watch of a redirect's request."""
+        return _Watch(self._client, hooks, self)
+
+    def start(self, request: requests.PreparedRequest) -> None:
+        """The request is about to be sent."""
+        self.request = request
+        self.has_run = self.is_refused = False
+        self._body = None
+
+    def __call__(self, response: requests.Response, **settings: Any) -> Any:
+        self.has_run = True
+        self.settings = settings
+        self.is_refused = self._client._token_auth.is_refused(response)
+        if not self.is_refused:
+            return dispatch_hook("response", {"response": self.hooks}, response, **settings)
+        if response.is_redirect:
+            response._refused_by_alf = True  # type: ignore[attr-defined]
+        if not settings.get("stream"):
+            self._body = HeldBody(response)
+        return response
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_no_hook, ())
+        return (_Hooks, (self.hooks,))
+
+    def fail(self, error: Exception) -> None:
+        """Leave the error to the outermost call."""
+        outermost = self
+        while outermost._outer is not None:
+            outermost = outermost._outer
+        outermost.error = error
+
+    def release(self) -> None:
+        """The refused response is delivered."""
+        if self._body is not None:
+            self._body.release()
+
+    def discard(self, response: requests.Response) -> None:
+        """Nobody will see the refused response."""
+        if self._body is not None:
+            self._body.discard()
+        else:
+            discard(response)
 
 
-def _no_hook() -> Callable[..., None]:
-    return _do_nothing
+class _Hooks:
+    """The caller's response hooks, as one."""
 
+    def __init__(self, hooks: list[Any]) -> None:
+        self._hooks = hooks
 
-def _do_nothing(_response: requests.Response, **_kwargs: Any) -> None:
-    """A response hook."""
-
-
-def _rewind(request: requests.PreparedRequest) -> bool:
-    """Make the body ready to be sent again; whether that is possible."""
-    body: Any = request.body
-    if body is None or isinstance(body, (str, bytes, bytearray, memoryview)):
-        return True
-    if request._body_position is None:
-        return False
-    try:
-        rewind_body(request)
-    except UnrewindableBodyError:
-        return False
-    return True
-
-
-def _drain(response: requests.Response) -> None:
-    """Read a response that nobody will see, so that its connection can be used again."""
-    try:
-        for piece, _ in enumerate(response.iter_content(8192)):
-            if piece == _DRAINED_PIECES:
-                break
-    except Exception:
-        logger.debug("a refused response could not be read to its end", exc_info=True)
-    finally:
-        response.close()
+    def __call__(self, response: requests.Response, **settings: Any) -> Any:
+        return dispatch_hook("response", {"response": self._hooks}, response, **settings)

@@ -701,7 +701,7 @@ class Refusal:
         self._settled: set[str] = set()
         self._last: _Held | None = None
 
-    def settle(self, refused: Token) -> bool:
+    def wait_to_settle(self, refused: Token) -> bool:
         """Wait for the API to know this token, where it may be too new; whether to try it again."""
         clock, settle_time = self._manager._clock, self._manager._settle_time
         age = clock.time() - refused.issued_at

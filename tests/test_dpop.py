@@ -255,6 +255,18 @@ def test_a_retry_through_a_proxy_has_a_new_proof(
     assert len(set(proofs)) == 3
 
 
+def test_another_session_heals_with_a_new_proof(
+    client: Client, tokens: DPoPTokenServer, api: DPoPApi
+) -> None:
+    assert requests.get(api.url, auth=client.auth).status_code == 200
+    tokens.alive.clear()
+    api.guard.nonce = "a-nonce"
+    response = requests.post(api.url, data=b"x", auth=client.auth)
+    assert response.status_code == 200
+    assert {answer.status_code for answer in response.history} == {401}
+    assert len({claims["jti"] for claims in api.guard.seen}) == len(api.guard.seen)
+
+
 def test_a_redirect_has_a_new_proof(client: Client, api: DPoPApi) -> None:
     api.replies = [Reply(302, b"", {"Location": "/elsewhere"})]
     assert client.post(api.url, data=b"x").status_code == 200
