@@ -47,6 +47,15 @@ def read_body(response: requests.Response) -> None:
     response._content_consumed = True
 
 
+class _Members(dict[str, Any]):
+    """The members of an answer; error reports, which show local variables, do not show them."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} members>"
+
+
 def read_members(response: requests.Response) -> dict[str, Any] | str:
     """The members of the answer, or what the answer is instead.
 
@@ -64,9 +73,9 @@ def read_members(response: requests.Response) -> dict[str, Any] | str:
             answer, is_json = json.loads(text), True
             break
     if isinstance(answer, dict):
-        return answer
+        return _Members(answer)
     if media_type in _FORM_TYPES:
-        form = dict(parse_qsl(texts[0]))
+        form = _Members(parse_qsl(texts[0]))
         if media_type == _FORM_TYPES[0] or "access_token" in form or "error" in form:
             return form
     if is_json:

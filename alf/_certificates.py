@@ -18,6 +18,7 @@ def check_cert(cert: Any) -> Any:
     """A client certificate as requests takes it.
 
     :raises TypeError: it is neither a path nor a pair of paths (certificate, key).
+    :raises ValueError: it is the certificate or the key itself.
     """
     is_pair = isinstance(cert, tuple) and len(cert) == 2
     paths: tuple[Any, ...] = cert if is_pair else (cert,)
@@ -30,6 +31,11 @@ def check_cert(cert: Any) -> Any:
     if cert is None:
         return None
     texts = tuple(os.fspath(path) for path in paths)
+    if any("-----BEGIN" in text for text in texts):
+        message = (
+            "token_cert must be the path of a file, or a pair of paths, got what is in the file"
+        )
+        raise ValueError(message)
     return texts if is_pair else texts[0]
 
 

@@ -7,6 +7,7 @@ import contextlib
 import getpass
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -54,6 +55,10 @@ exit codes:
 _NO_OPTIONS = {"client_secret", "revocation_endpoint"}
 
 
+#: The name of an option, without its value.
+_LONG_OPTION = re.compile("--[A-Za-z][A-Za-z_-]*")
+
+
 class _UsageError(Exception):
     """What was asked for cannot be done; nothing was sent."""
 
@@ -70,8 +75,18 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument("--client-secret", nargs="?", action=_Refuse, help=argparse.SUPPRESS)
 
     def error(self, message: str) -> NoReturn:
+        # A value in the wrong place may be a secret.
+        message = re.sub(r"(invalid choice|explicit argument).*?( \(choose|$)", r"\1\2", message)
         _complain(f"{message} (see {self.prog} --help)")
         raise SystemExit(USAGE)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the arguments; an unknown one is named without its value."""
+        given, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            names = [found[0] for text in unknown if (found := _LONG_OPTION.match(text))]
+            self.error(f"unrecognized arguments: {', '.join(names) or len(unknown)}")
+        return given
 
 
 class _Refuse(argparse.Action):
@@ -220,7 +235,7 @@ def _run_inspect(given: argparse.Namespace) -> int:
             token = client.renew_token()
         except requests.exceptions.RequestException as error:
             status = _fail(error)
-            _print(*(f"try: {line}" for line in advise(error)))
+            _print(*(f"try: {line}" for line in advise(error, options)))
             return status
         _print(*describe(token, answers[-1], options))
     return OK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,8 @@ from urllib.parse import urlsplit
 import requests
 
 from alf._answers import read_members
-from alf._redaction import shown
-from alf._urls import is_loopback, shown_url
+from alf._redaction import SecretURL, shown
+from alf._urls import shown_misfit
 
 __all__ = ["Metadata", "check_issuer", "metadata_urls", "parse_metadata"]
 
@@ -37,12 +38,12 @@ def check_issuer(issuer: object) -> str:
     :raises ValueError: it is no https URL without query and fragment. On loopback http will do.
     """
     if not isinstance(issuer, str):
-        message = f"issuer must be a URL, got {issuer!r}"
+        message = f"issuer must be a URL, got {type(issuer).__name__}"
         raise TypeError(message)
+    issuer = SecretURL(issuer.strip())
     if not _is_safe(issuer) or any(mark in issuer for mark in "?#@"):
-        message = (
-            f"issuer must be an https URL of no more than host and path, got {shown_url(issuer)!r}"
-        )
+        got = shown_misfit(issuer)
+        message = f"issuer must be an https URL of no more than host and path, got {got}"
         raise ValueError(message)
     return issuer
 
@@ -97,7 +98,14 @@ def _is_safe(url: Any) -> bool:
     # urlsplit() takes blanks and line breaks out, others do not.
     if not isinstance(url, str) or not host or not url.isprintable() or " " in url:
         return False
-    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
+    return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _shown(value: object) -> str:

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil
+from math import ceil, inf
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -24,7 +24,8 @@ from alf._clocks import Clock
 from alf._discovery import Metadata, metadata_urls, parse_metadata
 from alf._forks import forget_connections
 from alf._redaction import Secret, SecretURL, redact_error, redact_response, secrets_of, shown
-from alf._urls import shown_url
+from alf._texts import check_utf8
+from alf._urls import shown_misfit, shown_url
 from alf.adapters import retry_for_post
 from alf.client_auth import ClientAuth, Credentials, Sign, choose_client_auth
 from alf.dpop import DPoPKey
@@ -407,8 +408,7 @@ class TokenEndpoint:
             return Token.from_answer(answer, issued_at, self.token_type)
         except ValueError as error:
             reason = shown(str(error), secrets)
-        # Not as a consequence of that error, whose frames hold the answer; nor do this one's.
-        del answer
+        # Not as a consequence of that error, whose frames hold the answer.
         message = f"the answer of {self} ({response.status_code}) {reason}"
         raise TokenError(message, response)
 
@@ -498,19 +498,25 @@ def check_url(url: object, name: str = "token_endpoint") -> str:
     :raises ValueError: it is no absolute http or https URL, or has a fragment (RFC 6749 §3.2).
     """
     if not isinstance(url, str):
-        message = f"{name} must be a URL, got {url!r}"
+        message = f"{name} must be a URL, got {type(url).__name__}"
         raise TypeError(message)
+    url = SecretURL(url.strip())
+    check_utf8(name, url)
+    if not _is_endpoint(url):
+        got = shown_misfit(url)
+        message = f"{name} must be an http or https URL without a fragment, got {got}"
+        raise ValueError(message)
+    return url
+
+
+def _is_endpoint(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.fragment
         _ = parts.port
     except ValueError:
-        is_good = False
-    if not is_good:
-        shown = shown_url(url)
-        message = f"{name} must be an http or https URL without a fragment, got {shown!r}"
-        raise ValueError(message)
-    return SecretURL(url)
+        return False
+    is_absolute = parts.scheme in ("http", "https") and bool(parts.hostname)
+    return is_absolute and not parts.fragment and url.isprintable()
 
 
 def check_timeout(timeout: Any) -> Any:
@@ -526,8 +532,8 @@ def check_timeout(timeout: Any) -> Any:
     ):
         message = f"token_timeout must be seconds, or a pair (connect, read), got {timeout!r}"
         raise TypeError(message)
-    if any(number and part <= 0 for part, number in zip(parts, is_number, strict=True)):
-        message = f"token_timeout must be above 0 seconds, got {timeout!r}"
+    if any(number and not 0 < part < inf for part, number in zip(parts, is_number, strict=True)):
+        message = f"token_timeout must be above 0 seconds and finite, got {timeout!r}"
         raise ValueError(message)
     return timeout
 

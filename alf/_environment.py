@@ -13,6 +13,9 @@ from urllib.parse import parse_qsl
 
 from urllib3.util.retry import Retry
 
+from alf._redaction import Secret, SecretURL
+from alf._texts import without_line_break
+
 __all__ = [
     "SETTINGS",
     "Setting",
@@ -53,9 +56,10 @@ class Setting:
         """
         try:
             return self.parse(text)
-        except (TypeError, ValueError) as reason:
-            message = f"{source}: {reason}"
-            raise ValueError(message) from None
+        except (TypeError, ValueError) as error:
+            message = f"{source}: {error}"
+        # Not as a consequence of that error, which may hold the text.
+        raise ValueError(message)
 
 
 def parse_header(text: str) -> tuple[str, str]:
@@ -98,24 +102,33 @@ def _parse_yes(text: str) -> bool:
 
 
 def _parse_headers(text: str) -> dict[str, str]:
-    return dict(parse_header(line) for line in text.splitlines() if line.strip())
+    headers = (parse_header(line) for line in text.splitlines() if line.strip())
+    return {name: Secret(value) for name, value in headers}
 
 
 def _parse_params(text: str) -> list[tuple[str, str]]:
     try:
-        return parse_qsl(text, keep_blank_values=True, strict_parsing=True)
+        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True)
     except ValueError:
         message = "expected name=value&name=value, form-encoded"
         raise ValueError(message) from None
+    return [(name, Secret(value)) for name, value in pairs]
 
 
 def _parse_cert(text: str) -> str | tuple[str, str]:
     certificate, separator, key = text.partition(os.pathsep)
+    if not all(map(_is_file, (certificate, key) if separator else (text,))):
+        message = f"expected the path of a file, or two with {os.pathsep!r} between: no such file"
+        raise ValueError(message)
     return (certificate, key) if separator else text
 
 
+def _parse_list(text: str) -> list[str]:
+    return [Secret(part) for part in text.split()]
+
+
 def _parse_hosts(text: str) -> list[str]:
-    return text.replace(",", " ").split()
+    return _parse_list(text.replace(",", " "))
 
 
 def _parse_storage(text: str) -> Any:
@@ -135,37 +148,52 @@ def _parse_key_file(text: str) -> Any:
 
 def _parse_secret_file(text: str) -> str | Callable[[], str]:
     secret = _read_text(text)  # what is wrong with the file is told now
-    return secret if text == "-" else functools.partial(_read_text, text)
+    if text != "-":
+        return functools.partial(_read_text, text)
+    return Secret(without_line_break(secret))
 
 
 def _read_text(path: str) -> str:
-    """What is in a file, which may be another secret each time."""
+    """What is in a file, which may be another secret each time.
+
+    :raises ValueError: there is no such file, or no text in it. A path that leads nowhere is not
+        shown: it may be the secret itself.
+    """
+    text, reason = Secret(), "is empty"
     try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        text = Secret(
+            sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
+        )
     except UnicodeDecodeError:
-        message = f"{path!r} is not UTF-8"
-        raise ValueError(message) from None
-    except OSError as error:
-        message = f"{path!r} cannot be read: {error.strerror}"
-        raise ValueError(message) from None
-    if not text.strip():
-        message = f"{path!r} is empty"
-        raise ValueError(message)
-    return text.rstrip("\r\n")
+        reason = "is not UTF-8"
+    except (OSError, ValueError) as error:
+        reason = f"cannot be read: {getattr(error, 'strerror', None) or 'not a path'}"
+    if text.strip():
+        return text
+    place = repr(str(path)) if path == "-" or _is_file(path) else "the file"
+    message = f"{place} {reason}"
+    raise ValueError(message)
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long, or with a null byte
+        return False
 
 
 SETTINGS = (
-    Setting("token_endpoint", "URL of the token endpoint"),
-    Setting("issuer", "URL of the issuer, in place of the token endpoint"),
+    Setting("token_endpoint", "URL of the token endpoint", SecretURL),
+    Setting("issuer", "URL of the issuer, in place of the token endpoint", SecretURL),
     Setting("client_id", "the client's identifier"),
-    Setting("client_secret", "the client's secret"),
+    Setting("client_secret", "the client's secret", Secret),
     Setting(
         "client_secret_file",
         "path of a file with the client's secret; -: standard input",
         _parse_secret_file,
         argument="client_secret",
     ),
-    Setting("client_auth", "how the client says who it is, such as client_secret_post"),
+    Setting("client_auth", "how the client says who it is, such as client_secret_post", Secret),
     Setting(
         "private_key_file",
         "path of the key that it signs with who it is, PEM or JWK (private_key_jwt)",
@@ -174,7 +202,7 @@ SETTINGS = (
     ),
     Setting("scope", "the scope to ask for, blanks between the names"),
     Setting("audience", "the API that the token is for, where the server wants it said so"),
-    Setting("resource", "the URI of that API (RFC 8707); blanks between several", str.split),
+    Setting("resource", "the URI of that API (RFC 8707); blanks between several", _parse_list),
     Setting("token_params", "other parameters of the token request: a=1&b=2", _parse_params),
     Setting("token_headers", "other headers of it: 'Name: value', one a line", _parse_headers),
     Setting("token_cert", "path of a client certificate, or certificate:key", _parse_cert),
@@ -220,7 +248,7 @@ def read_environment(prefix: str, given: Mapping[str, Any]) -> dict[str, Any]:
         taken |= _PLACES
     named = [(setting, prefix + setting.name.upper()) for setting in SETTINGS]
     texts = [
-        (setting, name, os.environ[name])
+        (setting, name, Secret(os.environ[name]))
         for setting, name in named
         if os.environ.get(name) and setting.keyword not in taken
     ]

@@ -8,6 +8,7 @@ from types import NoneType
 from typing import Any
 
 from alf._redaction import Secret
+from alf._texts import check_utf8
 from alf.client_auth import ClientAuth
 
 __all__ = ["check_headers", "token_form"]
@@ -48,6 +49,8 @@ def token_form(
             raise ValueError(message)
         form.append(("resource", uri))
     form = [pair for pair in form if pair[1]]
+    for name, value in form:
+        check_utf8(name, value)
     signed = {"client_secret", "client_assertion", "client_assertion_type"}
     signed.update(ClientAuth.params if client_auth is None else client_auth.params)
     given = {name for name, _ in form}
@@ -112,4 +115,6 @@ def _pairs(
         ]:
             message = "token_params must be a mapping of str to str, or pairs of these"
             raise TypeError(message)
+    for name, value in extra:
+        check_utf8(f"{name!r} of token_params", value)
     return [(name, Secret(value)) for name, value in extra]

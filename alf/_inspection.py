@@ -17,6 +17,7 @@ from requests.exceptions import ProxyError, RequestException, SSLError, Timeout
 
 from alf._answers import read_members
 from alf._endpoint import retry_after
+from alf._texts import has_outer_blanks, without_line_break
 from alf._urls import shown_url
 from alf.tokens import Token, TokenError, parse_expires_in
 
@@ -80,9 +81,15 @@ def reason(error: RequestException) -> str:
     return f"{where}{_words(causes[-1])}"
 
 
-def advise(error: RequestException) -> Iterator[str]:
-    """What to try about it, the likeliest first."""
+def advise(error: RequestException, options: Mapping[str, Any]) -> Iterator[str]:
+    """What to try about it, the likeliest first.
+
+    :param error: the failure.
+    :param options: the Client's keyword arguments.
+    """
     response = error.response
+    if response is not None and _may_be_the_secret(response, options.get("client_secret")):
+        yield "the client secret without the white space that it begins or ends with"
     if not isinstance(error, TokenError):
         yield from _advise_without_answer(error)
     elif response is None:
@@ -152,6 +159,13 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def _may_be_the_secret(response: requests.Response, client_secret: Any) -> bool:
+    if response.status_code not in (400, 401, 403):
+        return False
+    secret = client_secret() if callable(client_secret) else client_secret
+    return isinstance(secret, str) and has_outer_blanks(without_line_break(secret))
+
+
 def _advise_without_answer(error: RequestException) -> Iterator[str]:
     causes = list(_causes(error))
     if isinstance(error, ProxyError):
@@ -175,8 +189,7 @@ def _advise_without_answer(error: RequestException) -> Iterator[str]:
 
 def _advise_on_success(response: requests.Response) -> Iterator[str]:
     if response.is_redirect:
-        target = shown_url(response.headers["Location"])
-        yield f"as --token-endpoint the place it redirects to, {target}, if you trust it"
+        yield "as --token-endpoint the place that it redirects to, if you trust it"
     elif isinstance(read_members(response), str):
         yield "the URL: pages that are no JSON come from logins, portals and proxies"
         yield "the provider's metadata: --issuer finds the token endpoint by itself"

@@ -6,7 +6,7 @@ import base64
 import contextlib
 import html
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from http.client import HTTPException
 from typing import Any
 from urllib.parse import unquote_plus, urlsplit
@@ -19,6 +19,8 @@ from alf._urls import is_key, shown_url
 __all__ = [
     "Secret",
     "SecretURL",
+    "masked",
+    "masked_url",
     "printable",
     "redact_error",
     "redact_response",
@@ -97,6 +99,22 @@ class SecretURL(Secret):
 
     def __repr__(self) -> str:
         return repr(shown_url(self))
+
+
+def masked(value: Any) -> Any:
+    """The same argument, with texts in it whose ``repr`` does not show them."""
+    if isinstance(value, str):
+        return Secret(value)
+    if isinstance(value, Mapping):
+        return {name: masked(part) for name, part in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(map(masked, value))
+    return value
+
+
+def masked_url(url: Any) -> Any:
+    """The same URL, with a ``repr`` that shows what may be shown of it."""
+    return SecretURL(url) if isinstance(url, str) else url
 
 
 def printable(text: str) -> str:

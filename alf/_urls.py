@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from urllib.parse import urlsplit
 
-__all__ = ["bare_url", "is_key", "is_loopback", "origin_of", "shown_url"]
+__all__ = ["bare_url", "is_key", "origin_of", "shown_misfit", "shown_url"]
 
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?//")
 
 _HOST = re.compile(r"(\[[^\]]*\]|[^:?#]*)(:[0-9]*)?")
+
+#: A host name, and a path perhaps, without a scheme.
+_HOST_NAME = re.compile(r"([a-z0-9-]{1,30}\.)+[a-z]{2,10}(:[0-9]+)?(/[a-z0-9/._-]*)?")
 
 _SHORTEST_KEY = 24
 _KEY_PART = re.compile(r"(?=[A-Za-z]*[0-9])[A-Za-z0-9]{10,}")
@@ -29,14 +31,6 @@ def origin_of(url: str | None) -> str:
     return f"{parts.scheme}://{host if port is None else host.removesuffix(port)}"
 
 
-def is_loopback(host: str) -> bool:
-    """Whether this host is the machine itself."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def bare_url(url: str) -> str:
     """The URL without userinfo, query and fragment."""
     scheme, place = _split(url)
@@ -48,6 +42,13 @@ def shown_url(url: str) -> str:
     scheme, slashes, place = bare_url(url).rpartition("//")
     host, *segments = place.split("/")
     return scheme + slashes + "/".join([host, *("***" if is_key(s) else s for s in segments)])
+
+
+def shown_misfit(text: str) -> str:
+    """What is said of a text that should be a URL: not all of it, for it may be a secret."""
+    shown = shown_url(text)
+    is_place = "://" in shown or _HOST_NAME.fullmatch(shown)
+    return repr(shown[:300]) if is_place else "a text without a scheme"
 
 
 def is_key(segment: str) -> bool:

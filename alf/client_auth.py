@@ -25,6 +25,8 @@ import requests
 
 from alf._answers import find_error
 from alf._jose import SigningKey, encode_jwt, hmac_signer
+from alf._redaction import Secret
+from alf._texts import check_text, has_outer_blanks, without_line_break
 
 __all__ = [
     "ClientAuth",
@@ -77,15 +79,18 @@ class Credentials:
         """The secret as it is now.
 
         :raises TypeError: the callable gave none. What the callable raises is passed on.
+        :raises ValueError: it has control characters inside, or cannot be encoded.
         """
-        secret = self.client_secret() if callable(self.client_secret) else self.client_secret
-        if not isinstance(secret, str) or not secret:
-            message = (
-                f"the client_secret of client_id {self.client_id!r} must be a non-empty str, "
-                f"the callable gave {type(secret).__name__}"
-            )
+        name = f"the client_secret of client_id {self.client_id!r}"
+        if not callable(self.client_secret):
+            return Secret(check_text(name, self.client_secret))
+        given: Any = self.client_secret()
+        secret = Secret(without_line_break(given)) if isinstance(given, str) else None
+        if not secret or not secret.strip():
+            message = f"{name} must be a non-empty str, the callable gave {type(given).__name__}"
             raise TypeError(message)
-        return secret
+        del given  # error reports show local variables
+        return Secret(check_text(name, secret))
 
 
 class ClientAuth(ABC):
@@ -389,7 +394,11 @@ def as_client_auth(client_auth: Any, client_secret: object) -> ClientAuth:
         auth = _METHODS[client_auth]()
     elif isinstance(client_auth, ClientAuth):
         auth = client_auth
-    elif isinstance(client_auth, tuple) and [type(part) for part in client_auth] == [str, str]:
+    elif (
+        isinstance(client_auth, tuple)
+        and len(client_auth) == 2
+        and all(isinstance(part, str) for part in client_auth)
+    ):
         auth = OtherClientAuth(_Basic(client_auth[0], client_auth[1], is_raw=True))
     elif callable(client_auth) and not is_class:
         auth = OtherClientAuth(cast("Sign", client_auth))
@@ -472,6 +481,11 @@ def _with_secret(
         if fresh != secret:
             secret = fresh
             response = yield sign_with(secret)
+    if is_refused(response) and has_outer_blanks(secret):
+        logger.warning(
+            "the client_secret of client_id %r, which was refused, begins or ends with white space",
+            credentials.client_id,
+        )
     return secret, response
 
 

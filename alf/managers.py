@@ -28,8 +28,10 @@ from alf._endpoint import (
 )
 from alf._forks import register_after_fork
 from alf._form import check_headers, token_form
+from alf._redaction import Secret, masked, masked_url, shown
+from alf._texts import check_text, without_line_break
 from alf._token_storage import TokenStorage, entry_key
-from alf._urls import shown_url
+from alf._urls import bare_url, shown_url
 from alf.client_auth import ClientAuth, Credentials, Sign, as_client_auth
 from alf.dpop import as_dpop_key
 from alf.events import Event, Reason, RenewalFailed, StorageFailed, TokenObtained, TokenRefused
@@ -219,6 +221,15 @@ class TokenManager:
         on_event: Callable[[Event], object] | None = None,
         clock: Clock = time,
     ) -> None:
+        # Error reports show local variables, but not these.
+        client_secret, token_params, token_headers = map(
+            masked, (client_secret, token_params, token_headers)
+        )
+        token_endpoint, issuer, revocation_endpoint = map(
+            masked_url, (token_endpoint, issuer, revocation_endpoint)
+        )
+        if isinstance(client_auth, tuple):
+            client_auth = masked(client_auth)
         if token_retry is not None and token_retries is not None:
             message = "token_retries is the old name of token_retry: give one of them"
             raise TypeError(message)
@@ -240,9 +251,9 @@ class TokenManager:
         if on_event is not None and not callable(on_event):
             message = f"on_event must be callable, got {on_event!r}"
             raise TypeError(message)
-        client_id = _check_text("client_id", client_id)
+        client_id = check_text("client_id", client_id).strip()
         if client_secret is not None and not callable(client_secret):
-            _check_text("client_secret", client_secret)
+            client_secret = _check_secret(client_secret, client_id)
         if issuer is not None and token_endpoint is not None:
             message = "issuer says where the token endpoint is: give issuer or token_endpoint"
             raise TypeError(message)
@@ -252,12 +263,12 @@ class TokenManager:
         is_asked = issuer is not None and client_auth is None and has_something
         auth = None if is_asked else as_client_auth(client_auth, client_secret)
         if revocation_endpoint is not None:
-            check_url(revocation_endpoint, "revocation_endpoint")
+            revocation_endpoint = check_url(revocation_endpoint, "revocation_endpoint")
         params = token_form(scope, audience, resource, token_params, auth)
         headers = check_headers(token_headers)
         self._endpoint = TokenEndpoint(
             url,
-            Credentials(client_id, client_secret, audience=url),
+            Credentials(client_id, client_secret, audience=bare_url(url)),
             auth,
             is_issuer=issuer is not None,
             revocation_endpoint=revocation_endpoint,
@@ -516,7 +527,7 @@ class TokenManager:
             "%s: token obtained, lifetime %s s, scope %r",
             self._endpoint,
             "unknown" if token.lifetime is None else round(token.lifetime),
-            token.scope,
+            None if token.scope is None else shown(token.scope),
         )
         return self._hold(token, asked, answer.asked_at)
 
@@ -754,14 +765,13 @@ def _fresh_copy(error: Exception) -> Exception:
     return fresh.with_traceback(None)
 
 
-def _check_text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        message = f"{name} must be a str, got {type(value).__name__}"
-        raise TypeError(message)
-    if not value:
-        message = f"{name} must not be empty"
-        raise ValueError(message)
-    return value
+def _check_secret(client_secret: str, client_id: str) -> Secret:
+    secret = without_line_break(check_text("client_secret", client_secret))
+    if secret != client_secret:
+        logger.warning(
+            "the client_secret of client_id %r ends with a line break, which was removed", client_id
+        )
+    return Secret(secret)
 
 
 def _one_timeout(

@@ -227,14 +227,26 @@ def test_no_endpoint_at_all(run: Run) -> None:
     ("arguments", "words"),
     [
         ((), "required: COMMAND (see alf --help)"),
-        (("tokens",), "invalid choice: 'tokens'"),
-        (("token", "--scop", "x"), "unrecognized arguments: --scop x"),
+        (("tokens",), "invalid choice (choose from"),
+        (("token", "--scop", SECRET), "unrecognized arguments: --scop (see"),
+        (("token", f"--secret={SECRET}", f"-s{SECRET}"), "unrecognized arguments: --secret (see"),
+        (("token", SECRET), "unrecognized arguments: 1 (see"),
+        ((SECRET,), "invalid choice (choose from"),
+        (("token", f"--show={SECRET}"), "ignored explicit argument (see"),
+        (("token", "--client-secret-file", SECRET), "the file cannot be read: No such file"),
+        (("token", "--private-key-file", SECRET), "the file cannot be read: No such file"),
+        (("token", "--token-cert", SECRET), "--token-cert: expected the path of a file"),
+        (("token", "--token-hosts", f"{SECRET}/x"), "token_hosts: expected host names"),
+        (("token", "--resource", SECRET), "resource must be an absolute URI"),
+        (("token", "--token-endpoint", SECRET), "got a text without a scheme"),
+        (("token", "--issuer", SECRET), "got a text without a scheme"),
+        (("token", "--client-auth", SECRET), "client_auth must be one of"),
         (("token", "--token-timeout", "soon"), "--token-timeout: expected a number"),
         (("token", "--token-timeout", "-1"), "token_timeout must be above 0"),
         (("token", "--token-endpoint", "id.example.com"), "must be an http or https URL"),
         (("token", "--issuer", "https://a", "--token-endpoint", "https://b"), "issuer"),
         (("token", "--client-auth", "password"), "client_auth must be one of"),
-        (("token", "--client-secret-file", "/nowhere"), "'/nowhere' cannot be read: No such file"),
+        (("token", "--client-secret-file", "/nowhere"), "the file cannot be read: No such file"),
         (
             ("token", "--client-auth", "none", "--private-key-file", "key.pem"),
             "--client-auth and --private-key-file",
@@ -676,7 +688,7 @@ def test_inspect_asks_the_endpoint_itself(run: Run, tokens: TokenServer) -> None
         (Reply(407), "HTTPS_PROXY"),
         (Reply(429, headers={"Retry-After": "420"}), "again in 420 s"),
         (Reply(502, "<html>"), "--token-retry 3"),
-        (Reply(302, headers={"Location": "/oauth/token?x"}), "redirects to, /oauth/token, if you"),
+        (Reply(302, headers={"Location": "/oauth/token?x"}), "redirects to, if you"),
         (Reply(200, "<html>"), "no JSON"),
         (Reply(200, {"token": "x"}), "not as a token endpoint does"),
     ],
@@ -689,6 +701,23 @@ def test_inspect_says_what_to_try(run: Run, tokens: TokenServer, reply: Reply, w
     assert "alf inspect" not in done.err
     assert all(line.startswith("try: ") for line in done.lines)
     assert words in done.out.decode()
+
+
+@pytest.mark.parametrize("secret", [f" {SECRET}", f"{SECRET} \n"])
+@pytest.mark.parametrize("is_file", [False, True])
+def test_inspect_names_blanks_around_a_refused_secret(
+    run: Run, tokens: TokenServer, tmp_path: Path, secret: str, is_file: bool
+) -> None:
+    tokens.script = lambda _request: Reply(401)
+    if is_file:
+        (tmp_path / "secret").write_text(secret)
+        done = run(
+            "inspect", "--client-secret-file", str(tmp_path / "secret"), ALF_CLIENT_SECRET=""
+        )
+    else:
+        done = run("inspect", ALF_CLIENT_SECRET=secret)
+    assert b"try: the client secret without the white space" in done.out
+    assert b"white space" not in run("inspect").out
 
 
 def test_inspect_of_an_issuer_without_metadata(run: Run, tokens: TokenServer) -> None:

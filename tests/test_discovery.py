@@ -343,7 +343,7 @@ def test_no_answer_at_all_is_requests_own_error(discover: MakeClient, issuer: Is
     ("options", "error", "words"),
     [
         ({"token_endpoint": "https://id.example.com/token"}, TypeError, "issuer or token_endpoint"),
-        ({"issuer": 7}, TypeError, "issuer must be a URL, got 7"),
+        ({"issuer": 7}, TypeError, "issuer must be a URL, got int"),
         ({"issuer": "id.example.com"}, ValueError, "issuer must be an https URL"),
         ({"issuer": "https://"}, ValueError, "issuer must be an https URL"),
         ({"issuer": "http://id.example.com"}, ValueError, "issuer must be an https URL"),

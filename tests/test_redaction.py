@@ -16,7 +16,7 @@ import pytest
 import requests
 from requests.auth import HTTPDigestAuth
 
-from alf import Client, TokenError
+from alf import Client, TokenError, TokenManager
 from alf._redaction import shown
 from tests.leaks import SHOWN
 from tests.servers import Api, RawServer, Reply, Request, TokenServer, hang_up, running
@@ -322,6 +322,8 @@ def test_a_password_of_a_proxy_is_not_shown(make_client: MakeClient) -> None:
 
 def everything_on(error: BaseException) -> Iterator[str]:
     """The text of what hangs off an exception, those before it and its response."""
+    # The adapter, and what the server answered: that is as it came.
+    left_out = ("connection", "_content")
     to_see: list[Any] = [error]
     seen: list[Any] = []
     while to_see:
@@ -339,7 +341,7 @@ def everything_on(error: BaseException) -> Iterator[str]:
                 if re.search(r"/(alf|requests|urllib3)/", frame.f_code.co_filename)
             ]
         elif isinstance(item, (requests.Response, requests.PreparedRequest)):
-            to_see += [value for name, value in vars(item).items() if name != "connection"]
+            to_see += [value for name, value in vars(item).items() if name not in left_out]
             to_see += [getattr(item, "next", None), getattr(item, "url", None)]
         elif isinstance(item, (list, tuple)):
             to_see += item
@@ -392,3 +394,103 @@ def test_nothing_that_hangs_off_an_exception_holds_a_secret(
             client.renew_token()
     found = [text for text in everything_on(failure.value) if SHOWN.search(text)]
     assert not found
+
+
+class OddStr(str):
+    """Fails where it is looked at."""
+
+    def strip(self, *_: Any) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scope": 7},
+        {"client_id": ""},
+        {"client_id": OddStr("x")},
+        {"token_endpoint": "https://me:top-secret@id.test:port/?key=top-secret"},
+        {"client_auth": ("client-id", "top-secret")},
+        {"client_auth": "basic"},
+        {"client_secret": "top-secret\x00top-secret"},
+        {"client_secret": "top-secret\udcff"},
+        {"token_params": {"password": "top-secret\udcff"}},
+        {"token_params": [("password", "top-secret", "more")]},
+        {"token_headers": {"X-Key": "top-secret\n"}},
+        {"token_cert": "-----BEGIN CERTIFICATE-----"},
+        {"token_timeout": float("inf")},
+    ],
+)
+@pytest.mark.parametrize("make", [Client, TokenManager])
+def test_an_error_at_construction_shows_no_secret_in_local_variables(
+    make: Any, wrong: dict[str, Any]
+) -> None:
+    given = {
+        "token_endpoint": "https://me:top-secret@id.test/?key=top-secret",
+        "client_id": "client-id",
+        "client_secret": "top-secret",
+        "token_params": {"password": "top-secret"},
+        "token_headers": {"X-Key": "top-secret"},
+        **wrong,
+    }
+    with pytest.raises((TypeError, ValueError, RuntimeError)) as failure:
+        make(**given)
+    found = [text for text in everything_on(failure.value) if SHOWN.search(text)]
+    assert not [text for text in found if text != repr(wrong)]
+
+
+def test_an_environment_that_is_wrong_shows_no_secret_in_local_variables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ALF_TOKEN_ENDPOINT", "https://me:top-secret@id.test/?key=top-secret")
+    monkeypatch.setenv("ALF_CLIENT_ID", "client-id")
+    monkeypatch.setenv("ALF_CLIENT_SECRET", "top-secret")
+    monkeypatch.setenv("ALF_TOKEN_PARAMS", "password=top-secret")
+    monkeypatch.setenv("ALF_TOKEN_HEADERS", "X-Key: top-secret")
+    for name, value in {
+        "TOKEN_TIMEOUT": "top-secret",
+        "CLIENT_AUTH": "top-secret",
+        "RESOURCE": "top-secret",
+        "TOKEN_CERT": "top-secret",
+        "PRIVATE_KEY_FILE": "top-secret",
+        "CLIENT_SECRET_FILE": "top-secret",
+    }.items():
+        with monkeypatch.context() as patch:
+            patch.setenv(f"ALF_{name}", value)
+            if name == "CLIENT_SECRET_FILE":
+                patch.delenv("ALF_CLIENT_SECRET")
+            with pytest.raises(ValueError) as failure:
+                Client.from_env()
+            assert not [text for text in everything_on(failure.value) if SHOWN.search(text)]
+
+
+def test_no_answer_that_is_refused_is_shown_in_local_variables(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    for members in (
+        {"access_token": "top-secret", "token_type": "mac"},
+        {"access_token": "top-secret\n"},
+        {"refresh_token": "top-secret"},
+        {"access_token": "top-secret", "error": "odd"},
+        {"access_token": ["top-secret"]},
+    ):
+        tokens.replies = [Reply(200, members)]
+        with pytest.raises(TokenError) as failure:
+            make_client().renew_token()
+        assert not [text for text in everything_on(failure.value) if SHOWN.search(text)], members
+
+
+def test_no_repr_shows_a_secret(make_client: MakeClient, tokens: TokenServer, api: Api) -> None:
+    client = make_client(
+        token_endpoint=f"{tokens.endpoint}?key=top-secret",
+        client_secret="top-secret",
+        token_params={"password": "top-secret"},
+        token_headers={"X-Key": "top-secret"},
+    )
+    response = client.get(api.url)
+    manager: Any = client.manager
+    to_see = [client, manager, client.auth, *vars(client).values(), *vars(manager).values()]
+    for item in to_see[:]:
+        to_see += getattr(item, "__dict__", {}).values()
+    to_see += [response, response.request, response.request.headers]
+    assert not [text for text in map(repr, to_see) if SHOWN.search(text)]
