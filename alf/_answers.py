@@ -1,4 +1,4 @@
-"""What an authorization server answers: the body, its members, the error in it."""
+"""What an authorization server answers: its members, the error in it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ import requests
 
 from alf._redaction import shown
 
-#: Bytes of an answer that are read; the largest tokens known are a hundredth of it.
-_LARGEST_ANSWER = 1024 * 1024
-
 #: Content types of forms; those after the first are used for anything.
 _FORM_TYPES = ("application/x-www-form-urlencoded", "text/plain", "")
 
@@ -24,27 +21,6 @@ _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, 
 
 #: They take minutes for a mebibyte.
 _SLOW_CODECS = ("idna", "punycode")
-
-
-def read_body(response: requests.Response) -> None:
-    """Read the body, up to the limit, to where ``response.content`` has it.
-
-    :raises requests.exceptions.RequestException: it ends before its ``Content-Length``, or its
-        connection does.
-    """
-    # What urllib3 2 does by itself, and 1.26 if told.
-    response.raw.enforce_content_length = True
-    chunks: list[bytes] = []
-    size = 0
-    for chunk in response.iter_content(8192):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > _LARGEST_ANSWER:
-            # Not left to requests, which takes the body below for all there is.
-            response.raw.close()
-            break
-    response._content = b"".join(chunks)[:_LARGEST_ANSWER]
-    response._content_consumed = True
 
 
 class _Members(dict[str, Any]):

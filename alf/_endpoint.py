@@ -3,49 +3,40 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from math import ceil, inf
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, ProtocolError
+from urllib3.exceptions import HTTPError, InvalidHeader
 from urllib3.util.retry import Retry
 
-from alf._answers import find_error, read_body, read_members
+from alf._answers import find_error, read_members
 from alf._certificates import thumbprint
 from alf._clocks import Clock
 from alf._discovery import Metadata, metadata_urls, parse_metadata
-from alf._forks import forget_connections
-from alf._redaction import Secret, SecretURL, redact_error, redact_response, secrets_of, shown
+from alf._redaction import Secret, SecretURL, shown
 from alf._texts import check_utf8
+from alf._time_limits import DEFAULT_TIMEOUT, TimeLimit, Timeout
+from alf._transport import Exchange, Transport, urllib3_error
 from alf._urls import shown_misfit, shown_url
 from alf.adapters import retry_for_post
-from alf.client_auth import ClientAuth, Credentials, Sign, choose_client_auth
-from alf.dpop import DPoPKey
+from alf.client_auth import ClientAuth, Credentials, choose_client_auth
+from alf.dpop import DPoPKey, endpoint_asks_for_nonce
 from alf.tokens import Token, TokenError
 
-__all__ = ["Answer", "TokenEndpoint"]
+__all__ = ["DEFAULT_TIMEOUT", "Answer", "TokenEndpoint"]
 
 logger = logging.getLogger("alf")
 
 _Endpoint = Literal["token_endpoint", "revocation_endpoint"]
 
-#: Seconds to connect, and seconds to wait for each part of the answer.
-DEFAULT_TIMEOUT = 10.0
-
-#: Seconds after which an idle connection is not used again: by then something on the way may
-#: have forgotten it, and not every router says so.
-_IDLE = 60.0
-
-#: A header's value as http.client can write it.
-_SENDABLE = re.compile(r"[^\r\n\u0100-\U0010ffff]*")
+#: Seconds after which a token request is not tried again.
+_LONGEST_RETRYING = 300.0
 
 #: A longer `Retry-After`, in seconds, is not waited for: its answer goes back to the caller.
 _LONGEST_WAIT = 60.0
@@ -72,7 +63,7 @@ class TokenEndpoint:
     :param dpop_key: the key to have tokens bound to (RFC 9449); ``None``: to none.
     :param cert: the client certificate, as in requests; ``None``: the session's.
     :param retry: urllib3's ``Retry`` or a number of retries; ``None``: none.
-    :param timeout: as in requests: seconds, a pair (connect, read), or ``None``.
+    :param timeout: seconds for each try in all, or a pair: seconds to connect, and for the rest.
     :param session: the session to ask with; ``None``: one of its own.
     :param clock: what tells the time.
     """
@@ -90,7 +81,7 @@ class TokenEndpoint:
         dpop_key: DPoPKey | None = None,
         cert: str | tuple[str, str] | None = None,
         retry: Retry | int | None = None,
-        timeout: float | tuple[float | None, float | None] | None = DEFAULT_TIMEOUT,
+        timeout: Timeout = DEFAULT_TIMEOUT,
         session: requests.Session | None = None,
         clock: Clock = time,
     ) -> None:
@@ -108,16 +99,13 @@ class TokenEndpoint:
         self._dpop_key = dpop_key
         self._cert = cert
         self._retry = Retry(0) if retry is None else retry_for_post(retry)
-        self._timeout = check_timeout(timeout)
-        self._session = session
-        self._is_handed_in = session is not None
-        self._followed: weakref.ref[requests.Session] | None = None
+        self._timeout: Timeout = check_timeout(timeout)
+        self._transport = Transport(session, cert=cert, clock=clock)
         self._clock = clock
-        self._answered_at: float | None = None
         self._scope_granted: str | None = None
-        #: The secrets in the requests of these answers.
-        self._sent: weakref.WeakKeyDictionary[requests.Response, list[Secret]]
-        self._sent = weakref.WeakKeyDictionary()
+        self.follow = self._transport.follow
+        self.close = self._transport.close
+        self.forget_connections = self._transport.forget_connections
 
     @property
     def token_type(self) -> str:
@@ -146,90 +134,127 @@ class TokenEndpoint:
 
     @property
     def max_duration(self) -> float:
-        """Seconds that a request may take, roughly, its retries included."""
-        timeout = self._timeout if isinstance(self._timeout, tuple) else (self._timeout,) * 2
-        a_try = sum(DEFAULT_TIMEOUT if part is None else part for part in timeout)
-        if self._metadata is None:
-            a_try *= 1 + len(metadata_urls(self.url))
+        """Seconds that a token request may take, its retries included."""
+        a_try = TimeLimit(self._timeout).total
         retries = self._retry.total if isinstance(self._retry.total, int) else 0
-        return (retries + 1) * (a_try + 1) + min(retries, 10) * _LONGEST_WAIT
-
-    def follow(self, session: requests.Session) -> None:
-        """Use this session's ``verify``, ``cert``, ``proxies`` and ``trust_env`` from now on."""
-        self._followed = weakref.ref(session)
+        pauses = min(retries, 10) * _LONGEST_WAIT
+        return min((retries + 1) * (a_try + 1) + pauses, _LONGEST_RETRYING + a_try + 1)
 
     def request(self) -> Answer:
-        """Ask for a token, as often as the retries say.
+        """Request a token, as often as the retries say.
 
         :raises TokenError: the answer is an error or holds no usable token.
         :raises requests.exceptions.RequestException: there was no answer.
         """
-        response, asked_at, issued_at = self._ask("token_endpoint", self.params)
-        token = self._read_token(response, issued_at)
+        exchange, asked_at, issued_at = self._request("token_endpoint", self.params)
+        token = self._read_token(exchange, issued_at)
         self._note_scope(token)
         return Answer(token, asked_at)
 
     def revoke(self, access_token: str) -> None:
         """Have the token revoked (RFC 7009 §2), as often as the retries say.
 
-        :raises ValueError: nobody has said where.
-        :raises TokenError: the answer is not that it was: the token may be good still.
+        :raises ValueError: the revocation endpoint is not known.
+        :raises TokenError: the server did not revoke the token, which may still be good.
         :raises requests.exceptions.RequestException: there was no answer.
         """
         form = [("token", Secret(access_token)), ("token_type_hint", "access_token")]
-        response, _, _ = self._ask("revocation_endpoint", form)
-        if response.status_code >= 300:
-            raise self._error(response, "revocation_endpoint")
+        exchange, _, _ = self._request("revocation_endpoint", form)
+        if exchange.response.status_code >= 300:
+            raise self._error(exchange, "revocation_endpoint")
         logger.info("%s: token revoked", self)
 
-    def _ask(
+    def _request(
         self, name: _Endpoint, form: Sequence[tuple[str, str]]
-    ) -> tuple[requests.Response, float, float]:
-        """The answer that is no error, and when it was asked for, by both clocks.
+    ) -> tuple[Exchange, float, float]:
+        """The answer, if it is not an error, and when it was requested, by both clocks.
 
         :raises TokenError: the answer is an error.
         :raises requests.exceptions.RequestException: there was no answer.
         """
         retry: Retry | None = self._retry
+        began = self._clock.monotonic()
         while True:
             asked_at, issued_at = self._clock.monotonic(), self._clock.time()
+            pause_until = began + _LONGEST_RETRYING
             try:
-                response = self._try(name, form)
+                exchange = self._try(name, form)
             except requests.exceptions.RequestException as error:
-                retry = self._next_try(retry, error=_urllib3_error(error))
+                retry = self._next_try(retry, pause_until, error=urllib3_error(error))
                 if retry is None:
                     raise
                 continue
-            if response.ok:
-                return response, asked_at, issued_at
-            retry = self._next_try(retry, response=response)
+            if exchange.response.ok:
+                return exchange, asked_at, issued_at
+            retry = self._next_try(retry, pause_until, response=exchange.response)
             if retry is None:
-                raise self._error(response, name)
+                raise self._error(exchange, name)
 
-    def _try(self, name: _Endpoint, form: Sequence[tuple[str, str]]) -> requests.Response:
+    def _try(self, name: _Endpoint, form: Sequence[tuple[str, str]]) -> Exchange:
+        # One for all that a try takes: the metadata, a second form of Basic, a DPoP nonce.
+        limit = TimeLimit(self._timeout)
         if self._metadata is None:
-            outage = self._discover()
+            outage = self._discover(limit)
             if outage is not None:
                 return outage
         url: str | None = getattr(self._metadata, name)
         if url is None:
             message = f"{self} has no revocation endpoint that is known: give revocation_endpoint"
             raise ValueError(message)
-        return self._post(url, form, self._dpop_key if name == "token_endpoint" else None)
+        assert self._client_auth is not None
+        if self._client_auth.needs_tls and not self._transport.has_cert:
+            message = (
+                f"{self} needs a client certificate to know the client by: give token_cert, "
+                "or the Client a cert"
+            )
+            raise TokenError(message)
+        return self._post(url, form, limit, self._dpop_key if name == "token_endpoint" else None)
 
-    def _discover(self) -> requests.Response | None:
+    def _post(
+        self,
+        url: str,
+        form: Sequence[tuple[str, str]],
+        limit: TimeLimit,
+        dpop_key: DPoPKey | None,
+    ) -> Exchange:
+        """The answer to the form, signed in each of the ways that the client has."""
+        assert self._client_auth is not None
+        flow = self._client_auth.flow(self._credentials, url, self._clock.monotonic())
+        sign = next(flow)
+        secrets: set[Secret] = set()
+
+        def send() -> requests.Response:
+            exchange = self._transport.send(
+                url, self.headers, limit, form=form, sign=sign, dpop_key=dpop_key
+            )
+            secrets.update(exchange.secrets)
+            return exchange.response
+
+        while True:
+            response = send()
+            has_nonce = dpop_key is not None and dpop_key.store_nonce(response)
+            if dpop_key is not None and has_nonce and endpoint_asks_for_nonce(response):
+                response = send()
+                dpop_key.store_nonce(response)
+            try:
+                sign = flow.send(response)
+            except StopIteration as end:
+                return Exchange(end.value, sorted(secrets, key=len, reverse=True))
+
+    def _discover(self, limit: TimeLimit) -> Exchange | None:
         """Read the issuer's metadata, once; returns the answer of an issuer that is out of order.
 
         :raises TokenError: there is no metadata, or it leaves the client no way to say who it is.
         """
         auth = self._client_auth
-        has_cert = self._cert is not None or (auth is not None and auth.needs_tls)
+        has_cert = self._transport.has_cert or (auth is not None and auth.needs_tls)
         outage = None
         reasons = []
         for url in metadata_urls(self.url):
-            response = self._send_reconnecting(url, None, _unsigned)
+            exchange = self._transport.send(url, {}, limit)
+            response = exchange.response
             if response.status_code == 429 or response.status_code >= 500:
-                outage = response
+                outage = exchange
             try:
                 metadata = parse_metadata(response, self.url, has_cert=has_cert)
             except ValueError as reason:
@@ -251,123 +276,20 @@ class TokenEndpoint:
         message = f"{self} has no metadata that can be used: {'; '.join(reasons)}"
         raise TokenError(message)
 
-    def close(self) -> None:
-        """Close the connections, unless the session was handed in."""
-        if self._session is not None and not self._is_handed_in:
-            self._session.close()
-
-    def forget_connections(self) -> None:
-        """After a fork: leave the connections to the parent."""
-        if self._session is not None:
-            forget_connections(self._session)
-        self._answered_at = None
-
-    def _post(
-        self, url: str, form: Sequence[tuple[str, str]], dpop_key: DPoPKey | None
-    ) -> requests.Response:
-        """The answer to the form, signed in each of the ways that the client has."""
-        assert self._client_auth is not None
-        flow = self._client_auth.flow(self._credentials, url, self._clock.monotonic())
-        sign = next(flow)
-        while True:
-            response = self._send_reconnecting(url, form, sign, dpop_key)
-            if dpop_key is not None and dpop_key.store_nonce(response) and _wants_nonce(response):
-                response = self._send_reconnecting(url, form, sign, dpop_key)
-                dpop_key.store_nonce(response)
-            try:
-                sign = flow.send(response)
-            except StopIteration as end:
-                answer: requests.Response = end.value
-                return answer
-
-    def _send_reconnecting(
-        self,
-        url: str,
-        form: Sequence[tuple[str, str]] | None,
-        sign: Sign,
-        dpop_key: DPoPKey | None = None,
-    ) -> requests.Response:
-        signing = _Signing(sign, dpop_key)
-        try:
-            return self._send(url, form, signing)
-        except requests.exceptions.ConnectionError as error:
-            # A kept-alive connection that the endpoint has closed meanwhile shows only in use.
-            was_kept_alive = self._answered_at is not None and error is not signing.error
-            self._answered_at = None
-            if not was_kept_alive or not isinstance(_urllib3_error(error), ProtocolError):
-                raise
-        return self._send(url, form, signing)
-
-    def _send(
-        self, url: str, form: Sequence[tuple[str, str]] | None, signing: _Signing
-    ) -> requests.Response:
-        session = self._ready_session()
-        needs_tls = self._client_auth is not None and self._client_auth.needs_tls
-        if needs_tls and not (self._is_handed_in or self._cert or session.cert):
-            message = (
-                f"{self} needs a client certificate to know the client by: give token_cert, "
-                "or the Client a cert"
-            )
-            raise TokenError(message)
-        headers = {"Accept": "application/json"}
-        call = session.get
-        if form is not None:
-            headers.update(self.headers)
-            call = partial(session.post, data=form)
-        try:
-            response = call(
-                url,
-                headers=headers,
-                # Always one: without it requests would add an entry of .netrc.
-                auth=signing,
-                timeout=self._timeout,
-                # RFC 9700 §4.12: credentials follow no redirect.
-                allow_redirects=False,
-                stream=True,
-                cert=self._cert,
-            )
-            signing.give_back_target(response)
-            with response:
-                read_body(response)
-        except requests.exceptions.RequestException as error:
-            if error is signing.error:
-                raise
-            redact_error(error)
-            # Without the frames below this one: they hold the request.
-            raise error.with_traceback(None) from error.__cause__
-        self._answered_at = self._clock.monotonic()
-        # What the caller may get to see holds no secret.
-        self._sent[response] = secrets_of(response.request)
-        redact_response(response, self._sent[response])
-        return response
-
-    def _ready_session(self) -> requests.Session:
-        session = self._session
-        if session is None:
-            session = self._session = requests.Session()
-        if self._is_handed_in:
-            return session
-        followed = None if self._followed is None else self._followed()
-        if followed is not None:
-            session.verify = followed.verify
-            session.cert = followed.cert
-            session.proxies = followed.proxies
-            session.trust_env = followed.trust_env
-        if self._answered_at is not None and self._clock.monotonic() - self._answered_at > _IDLE:
-            session.close()
-            self._answered_at = None
-        return session
-
     def _next_try(
         self,
         retry: Retry | None,
+        pause_until: float,
         *,
         response: requests.Response | None = None,
         error: HTTPError | None = None,
     ) -> Retry | None:
-        """The retries that are left when it is time for the next one; ``None``: there is none."""
+        """The retries that are left when it is time for the next one; ``None``: there is none.
+
+        :param pause_until: when, by the monotonic clock, the last pause has to be over.
+        """
         assert retry is not None
-        raw = None
+        raw = wait = None
         if response is not None:
             wait = retry_after(response) if retry.respect_retry_after_header else None
             if not retry.is_retry("POST", response.status_code, wait is not None):
@@ -382,11 +304,14 @@ class TokenEndpoint:
             retry = retry.increment("POST", str(self), response=raw, error=error)
         except HTTPError:  # MaxRetryError, or the error itself
             return None
+        pause = retry.get_backoff_time() if wait is None else wait
+        if self._clock.monotonic() + pause > pause_until:
+            return None
         retry.sleep(raw)
         return retry
 
-    def _read_token(self, response: requests.Response, issued_at: float) -> Token:
-        secrets = self._sent[response]
+    def _read_token(self, exchange: Exchange, issued_at: float) -> Token:
+        response, secrets = exchange.response, exchange.secrets
         if response.status_code >= 300:
             target = response.headers.get("Location")
             what = ""
@@ -403,7 +328,7 @@ class TokenEndpoint:
             raise TokenError(message, response)
         is_error = not answer.get("access_token") and find_error(response) != (None, None)
         if is_error or answer.get("error"):
-            raise self._error(response)
+            raise self._error(exchange)
         try:
             return Token.from_answer(answer, issued_at, self.token_type)
         except ValueError as error:
@@ -426,8 +351,9 @@ class TokenEndpoint:
                 shown(", ".join(sorted(missing))),
             )
 
-    def _error(self, response: requests.Response, name: _Endpoint = "token_endpoint") -> TokenError:
-        error, description = find_error(response, self._sent[response])
+    def _error(self, exchange: Exchange, name: _Endpoint = "token_endpoint") -> TokenError:
+        response = exchange.response
+        error, description = find_error(response, exchange.secrets)
         words = " ".join(filter(None, (str(response.status_code), error)))
         place = str(self)
         if name == "revocation_endpoint" and self._metadata is not None:
@@ -436,59 +362,6 @@ class TokenEndpoint:
         if description:
             message += f" ({description})"
         return TokenError(message, response, error=error, error_description=description)
-
-
-class _Signing:
-    """What signs a try, and remembers its failure, so that it is not taken for the network's.
-
-    It also keeps the target of a redirect from requests, which prepares the request to it even
-    where it must not send it: secrets in it, the whole body read before, however long it is, and
-    broken by a target that is no URL.
-    """
-
-    def __init__(self, sign: Sign, dpop_key: DPoPKey | None) -> None:
-        self._sign = sign
-        self._dpop_key = dpop_key
-        self._target: str | None = None
-        self.error: Exception | None = None
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # Not as hooks=, which would take the place of the hooks of a session handed in.
-        request.register_hook("response", self._take_target)
-        try:
-            request = self._sign(request)
-            _check_sendable(request.headers)
-            if self._dpop_key is not None:
-                self._dpop_key.attach_proof(request)
-        except Exception as error:
-            self.error = error
-            raise
-        return request
-
-    def _take_target(self, response: requests.Response, **_kwargs: Any) -> None:
-        self._target = response.headers.pop("Location", None)
-
-    def give_back_target(self, response: requests.Response) -> None:
-        if self._target is not None:
-            response.headers["Location"] = self._target
-
-
-def _check_sendable(headers: Mapping[str, Any]) -> None:
-    """Raise, without the value, for a header that http.client would refuse in full."""
-    for name, value in headers.items():
-        text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
-        if not _SENDABLE.fullmatch(text):
-            message = f"client_auth wrote a value of the header {shown(name)!r} that cannot be sent"
-            raise requests.exceptions.InvalidHeader(message)
-
-
-def _wants_nonce(response: requests.Response) -> bool:
-    """Whether the server wants its nonce in the proof (RFC 9449 §8)."""
-    return find_error(response)[0] == "use_dpop_nonce"
-
-
-def _unsigned(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    return request
 
 
 def check_url(url: object, name: str = "token_endpoint") -> str:
@@ -547,16 +420,6 @@ def retry_after(response: requests.Response) -> float | None:
         return Retry().parse_retry_after(value)
     except (InvalidHeader, ValueError, OverflowError):  # junk, or a date outside the calendar
         return None
-
-
-def _urllib3_error(error: requests.exceptions.RequestException) -> HTTPError | None:
-    """What urllib3 said before requests put it in other words; ``None`` where trying is no use."""
-    if isinstance(error, requests.exceptions.SSLError):
-        return None
-    cause: object = error.args[0] if error.args else None
-    if isinstance(cause, MaxRetryError):
-        cause = cause.reason
-    return cause if isinstance(cause, HTTPError) else None
 
 
 def _scopes(scope: str) -> set[str]:

@@ -207,7 +207,7 @@ SETTINGS = (
     Setting("token_headers", "other headers of it: 'Name: value', one a line", _parse_headers),
     Setting("token_cert", "path of a client certificate, or certificate:key", _parse_cert),
     Setting("dpop", "yes: have tokens bound to a new key (RFC 9449)", _parse_yes),
-    Setting("token_timeout", "seconds to wait for the endpoint (default: 10)", parse_number),
+    Setting("token_timeout", "seconds for a token request in all (default: 10)", parse_number),
     Setting("token_retry", "how often to retry, on 429 and 5xx, too (default: 0)", _parse_retry),
     Setting("token_settle_time", "seconds that the API may take to know it", parse_number),
     Setting("token_hosts", "the hosts that may see the token, commas between", _parse_hosts),

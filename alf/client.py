@@ -101,8 +101,9 @@ class Client(requests.Session):
     :param token_retry: how to retry the token request: urllib3's ``Retry``, or a number of
         retries. By default there are none.
     :param token_retries: the name of ``token_retry`` in alf 0.7.
-    :param token_timeout: seconds to connect to the token endpoint and to wait for its answer, or
-        a pair of these (default: 10).
+    :param token_timeout: seconds that a token request may take in all, or a pair: seconds to
+        connect, and seconds for the rest (default: 10). Each retry has as much again; none begins
+        after 5 minutes. The lookup of the host's name is not limited.
     :param token_request_params: a dict with the ``timeout`` of the token request, as in alf 0.7.
     :param token_session: a Session to ask for tokens with. By default alf has one of its own that
         follows this Client's ``verify``, ``cert``, ``proxies`` and ``trust_env``.

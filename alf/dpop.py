@@ -164,6 +164,12 @@ def asks_for_nonce(response: requests.Response) -> bool:
     return error == "use_dpop_nonce"
 
 
+def endpoint_asks_for_nonce(response: requests.Response) -> bool:
+    """Whether a token endpoint wants its nonce in the proof (RFC 9449 §8)."""
+    challenges = response.headers.get("WWW-Authenticate", "")
+    return "use_dpop_nonce" in (find_error(response)[0], _dpop_error(challenges))
+
+
 def _dpop_error(challenges: str) -> str | None:
     """The ``error`` of the DPoP challenge among these (RFC 9110 §11.6.1)."""
     scheme = ""

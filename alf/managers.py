@@ -166,7 +166,7 @@ class TokenManager:
     :param token_retries: the name of ``token_retry`` in alf 0.7.
     :param token_request_params: a dict with the ``timeout`` of the token request, as in alf 0.7.
     :param token_retry: urllib3's ``Retry``, or a number of retries, for the token request.
-    :param token_timeout: seconds to connect and to wait for the answer, or a pair of these.
+    :param token_timeout: seconds for a request in all, or a pair: to connect, and for the rest.
     :param token_session: the session to ask with; by default one of its own.
     :param token_refresh: who renews a token early: a thread in the ``background``, or one of
         the callers, ``blocking``.

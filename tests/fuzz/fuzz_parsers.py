@@ -21,7 +21,7 @@ from typing import Any
 import requests
 import urllib3
 
-from alf._answers import find_error, read_body, read_members
+from alf._answers import find_error, read_members
 from alf._discovery import check_issuer, parse_metadata
 from alf._endpoint import retry_after
 from alf._inspection import decode_jwt, describe
@@ -69,7 +69,7 @@ def answer(status: int, header: str, body: bytes) -> requests.Response:
     response.elapsed = timedelta(seconds=1)
     response.headers.update(dict.fromkeys(HEADERS, header))
     response.raw = urllib3.HTTPResponse(io.BytesIO(body), preload_content=False)
-    read_body(response)
+    response._content = body
     return response
 
 

@@ -1,0 +1,426 @@
+"""The session that requests to an authorization server go over."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import time
+import weakref
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from requests.structures import CaseInsensitiveDict
+from requests.utils import select_proxy
+from urllib3.exceptions import (
+    DecodeError,
+    HTTPError,
+    InvalidHeader,
+    LocationValueError,
+    MaxRetryError,
+    ProtocolError,
+    ReadTimeoutError,
+)
+from urllib3.exceptions import SSLError as TLSError
+
+from alf._clocks import Clock
+from alf._forks import forget_connections
+from alf._redaction import Secret, redact_error, redact_response, secrets_of, shown
+from alf._time_limits import LimitedAdapter, TimeLimit
+from alf._urls import shown_url
+from alf.client_auth import Sign
+from alf.dpop import DPoPKey
+
+__all__ = ["Exchange", "Transport", "urllib3_error"]
+
+#: Seconds after which an idle connection is not used again: by then something on the way may
+#: have forgotten it, and not every router says so.
+_IDLE = 60.0
+
+#: Bytes of an answer that are read; the largest tokens known are a hundredth of it.
+_LARGEST_ANSWER = 1024 * 1024
+
+#: Bytes that are read at a time.
+_PIECE = 8192
+
+#: A header's value as http.client can write it.
+_SENDABLE = re.compile(r"[^\r\n\u0100-\U0010ffff]*")
+
+#: What zlib needs to know of a coding. Some servers send "deflate" without its header.
+_WINDOWS = {
+    "gzip": (zlib.MAX_WBITS | 16,),
+    "x-gzip": (zlib.MAX_WBITS | 16,),
+    "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS),
+}
+
+#: What the innards of requests raise at odd input or answers, beside its own exceptions.
+_FOREIGN_ERRORS = (HTTPError, HTTPException, ValueError, TypeError)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A response that holds no secret, and the secrets of its request, the longest first."""
+
+    response: requests.Response
+    secrets: Sequence[Secret]
+
+
+class Transport:
+    """Sends requests to an authorization server.
+
+    It follows no redirect, keeps no cookies, and sends once more where a connection that was
+    kept alive turns out to be dead. All that it raises is of requests' family.
+
+    :param session: the session to send with; ``None``: one of its own, which HTTP caches do not
+        know of.
+    :param cert: the client certificate, as in requests; ``None``: the session's.
+    :param clock: what tells the time.
+    """
+
+    def __init__(
+        self,
+        session: requests.Session | None = None,
+        *,
+        cert: str | tuple[str, str] | None = None,
+        clock: Clock = time,
+    ) -> None:
+        self._session = session
+        self._is_handed_in = session is not None
+        self._cert = cert
+        self._clock = clock
+        # An answer that is not compressed has the size that it seems to have.
+        self._headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        if session is not None:
+            # It may have an HTTP cache.
+            self._headers["Cache-Control"] = "no-store"
+        self._followed: weakref.ref[requests.Session] | None = None
+        self._settings: tuple[Any, ...] | None = None
+        #: When the last answer came, by both clocks.
+        self._answered_at: tuple[float, float] | None = None
+
+    def follow(self, session: requests.Session) -> None:
+        """Use this session's ``verify``, ``cert``, ``proxies`` and ``trust_env`` from now on."""
+        self._followed = weakref.ref(session)
+
+    @property
+    def has_cert(self) -> bool:
+        """Whether there is a client certificate to show."""
+        return bool(self._cert or self._ready_session().cert)
+
+    def close(self) -> None:
+        """Close the connections, unless the session was handed in."""
+        if self._session is not None and not self._is_handed_in:
+            self._session.close()
+        self._answered_at = None
+
+    def forget_connections(self) -> None:
+        """After a fork: leave the connections to the parent."""
+        if self._session is not None:
+            forget_connections(self._session)
+        self._answered_at = None
+
+    def send(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        limit: TimeLimit,
+        *,
+        form: Sequence[tuple[str, str]] | None = None,
+        sign: Sign | None = None,
+        dpop_key: DPoPKey | None = None,
+    ) -> Exchange:
+        """Send a GET, or with a form a POST.
+
+        :param url: where to.
+        :param headers: the headers, beside those of every request.
+        :param limit: the time that there is for it.
+        :param form: the pairs of the form.
+        :param sign: what writes the credentials on the request, as ``auth`` of requests.
+        :param dpop_key: the key to write a proof on the request with.
+        :raises requests.exceptions.RequestException: there was no complete answer.
+        """
+        signature = _Signature(sign, dpop_key)
+        with limit:
+            try:
+                return self._send(url, headers, limit, form, signature)
+            except requests.exceptions.ConnectionError as error:
+                # A kept-alive connection that the server has closed meanwhile shows only in use.
+                was_kept_alive = self._answered_at is not None and error is not signature.error
+                self._answered_at = None
+                if not was_kept_alive or not isinstance(urllib3_error(error), ProtocolError):
+                    raise
+            return self._send(url, headers, limit, form, signature)
+
+    def _send(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        limit: TimeLimit,
+        form: Sequence[tuple[str, str]] | None,
+        signature: _Signature,
+    ) -> Exchange:
+        session = self._ready_session()
+        signature.is_answered = False
+        try:
+            call = session.get if form is None else partial(session.post, data=form)
+            response = call(
+                url,
+                headers={**self._headers, **headers},
+                # Always one: without it requests would add an entry of .netrc.
+                auth=signature,
+                timeout=limit.for_requests(),
+                # RFC 9700 §4.12: credentials follow no redirect.
+                allow_redirects=False,
+                stream=True,
+                cert=self._cert,
+                **self._overrides(url, session),
+            )
+            signature.is_answered = False
+            signature.give_back_target(response)
+            if self._is_handed_in:
+                # What it did until now is its own affair.
+                limit = limit.renewed()
+            try:
+                content = _read_content(response, limit, is_handed_in=self._is_handed_in)
+            except ProtocolError as broken:
+                # Not a ConnectionError: the server has seen the request.
+                raise requests.exceptions.ChunkedEncodingError(broken) from None
+            finally:
+                _close(response)
+        except Exception as caught:
+            if caught is signature.error:
+                raise
+            error = _as_requests_error(caught, url, limit, is_answered=signature.is_answered)
+            if isinstance(error, requests.exceptions.RequestException):
+                redact_error(error)
+            # Without the frames below this one: they hold the request.
+            raise error.with_traceback(None) from error.__cause__
+        self._answered_at = (self._clock.monotonic(), self._clock.time())
+        secrets = secrets_of(response.request)
+        redact_response(response, secrets)
+        # A hook may have kept it, to read it later.
+        response._content = content
+        response._content_consumed = True
+        return Exchange(_plain_response(response, content), secrets)
+
+    def _ready_session(self) -> requests.Session:
+        if self._session is None:
+            self._session = _new_session()
+        session = self._session
+        if self._is_handed_in:
+            return session
+        followed = None if self._followed is None else self._followed()
+        if followed is not None:
+            session.verify = followed.verify
+            session.cert = followed.cert
+            session.proxies = dict(followed.proxies)
+            session.trust_env = followed.trust_env
+        settings = (session.verify, session.cert, session.proxies, session.trust_env)
+        if self._is_idle() or settings != self._settings:
+            session.close()
+            self._answered_at = None
+        self._settings = settings
+        return session
+
+    def _is_idle(self) -> bool:
+        if self._answered_at is None:
+            return False
+        # The monotonic clock stands still while a machine sleeps.
+        since = zip((self._clock.monotonic(), self._clock.time()), self._answered_at, strict=True)
+        return any(now - then > _IDLE for now, then in since)
+
+    def _overrides(self, url: str, session: requests.Session) -> dict[str, Any]:
+        """What the Client says, where requests would let the environment have its way."""
+        if self._is_handed_in:
+            return {}
+        overrides: dict[str, Any] = {}
+        if session.verify is not True:
+            overrides["verify"] = session.verify
+        proxy = select_proxy(url, session.proxies)
+        if proxy is not None:
+            overrides["proxies"] = {urlsplit(url).scheme: proxy}
+        return overrides
+
+
+class _Signature:
+    """What signs a request, and remembers its failure, so that it is not taken for the network's.
+
+    It also keeps from requests what comes with the response: the cookies, and the target of a
+    redirect, which requests would prepare the next request to even where it must not send it.
+    """
+
+    def __init__(self, sign: Sign | None, dpop_key: DPoPKey | None) -> None:
+        self._sign = sign
+        self._dpop_key = dpop_key
+        self._target: str | None = None
+        self.error: Exception | None = None
+        #: Whether what happens now is left to the hooks of the session.
+        self.is_answered = False
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        try:
+            if self._sign is not None:
+                request = self._sign(request)
+                _check_sendable(request.headers)
+            if self._dpop_key is not None:
+                self._dpop_key.attach_proof(request)
+        except Exception as error:
+            self.error = error
+            raise
+        # Not as hooks=, which would take the place of the hooks of a session handed in.
+        request.register_hook("response", self._receive)
+        return request
+
+    def _receive(self, response: requests.Response, **_kwargs: Any) -> None:
+        self.is_answered = True
+        self._target = response.headers.pop("Location", None)
+        for one in (response, *response.history):
+            # What requests fills the session's jar from.
+            original = getattr(getattr(one, "raw", None), "_original_response", None)
+            message = getattr(original, "msg", None)
+            if message is not None and "Set-Cookie" in message:
+                del message["Set-Cookie"]
+
+    def give_back_target(self, response: requests.Response) -> None:
+        if self._target is not None:
+            response.headers["Location"] = self._target
+
+
+def _new_session() -> requests.Session:
+    """A Session of requests itself, whatever has been put in its place (a cache, usually)."""
+    line = requests.Session.__mro__
+    cls = next((cls for cls in line if cls.__module__ == "requests.sessions"), requests.Session)
+    session: requests.Session = cls()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, LimitedAdapter())
+    return session
+
+
+def _read_content(response: requests.Response, limit: TimeLimit, *, is_handed_in: bool) -> bytes:
+    """The body up to the limit of size, decoded."""
+    if isinstance(response._content, bytes):  # a hook or a cache has read it
+        return response._content[:_LARGEST_ANSWER]
+    if response.raw is None:
+        return b""
+    is_urllib3s = isinstance(response.raw, urllib3.HTTPResponse)
+    if not is_urllib3s:
+        pieces: Iterator[bytes] = response.iter_content(_PIECE)
+    elif is_handed_in:
+        pieces = _small_pieces(response.raw)
+    else:
+        pieces = _pieces(lambda: response.raw.read(_PIECE, decode_content=False))
+    if is_urllib3s:
+        # What urllib3 2 does by itself, and 1.26 if told.
+        response.raw.enforce_content_length = True
+    content = bytearray()
+    for piece in pieces:
+        limit.left()
+        content += piece
+        if len(content) > _LARGEST_ANSWER:
+            break
+    body = bytes(content[:_LARGEST_ANSWER])
+    return _decode(body, response.headers.get("Content-Encoding")) if is_urllib3s else body
+
+
+def _small_pieces(raw: Any) -> Iterator[bytes]:
+    """What has come, as it comes: a whole piece may take long to do so."""
+    read = getattr(raw, "read1", None)
+    if read is None:  # urllib3 1.26
+        return _pieces(lambda: raw.read(1, decode_content=False))
+    return _pieces(lambda: read(_PIECE, decode_content=False))
+
+
+def _pieces(read: Callable[[], bytes]) -> Iterator[bytes]:
+    return iter(read, b"")
+
+
+def _decode(body: bytes, codings: str | None) -> bytes:
+    names = [name.strip().lower() for name in (codings or "").split(",")]
+    names = [name for name in names if name not in ("", "identity")]
+    if not names or not body:
+        return body
+    if len(names) > 1 or names[0] not in _WINDOWS:
+        message = "the Content-Encoding cannot be decoded: nothing but identity was accepted"
+        raise DecodeError(message)
+    for window in _WINDOWS[names[0]]:
+        with contextlib.suppress(zlib.error):
+            return zlib.decompressobj(window).decompress(body, _LARGEST_ANSWER)
+    message = f"the answer cannot be decoded as {names[0]}"
+    raise DecodeError(message)
+
+
+def _close(response: requests.Response) -> None:
+    # One that was made by hand may have nothing to close.
+    with contextlib.suppress(Exception):
+        response.raw.close()
+        response.raw.release_conn()
+
+
+def _plain_response(response: requests.Response, content: bytes) -> requests.Response:
+    """The same answer in a response of requests itself: no connection hangs off it."""
+    plain = requests.Response()
+    plain.status_code = response.status_code
+    plain.reason = response.reason
+    plain.url = response.url
+    plain.headers = CaseInsensitiveDict(response.headers)
+    plain.encoding = response.encoding
+    plain.elapsed = response.elapsed
+    plain.request = response.request
+    plain.raw = urllib3.HTTPResponse(
+        io.BytesIO(content), status=response.status_code, preload_content=False
+    )
+    plain._content = content
+    plain._content_consumed = True
+    return plain
+
+
+def _as_requests_error(
+    error: Exception, url: str, limit: TimeLimit, *, is_answered: bool
+) -> Exception:
+    """The exception of requests' family that says the same."""
+    request = getattr(error, "request", None)
+    if limit.has_passed:
+        return limit.error(shown_url(url), request)
+    if isinstance(error, requests.exceptions.RequestException) or is_answered:
+        # A hook of a session that was handed in may raise what it likes.
+        return error
+    if not isinstance(error, _FOREIGN_ERRORS):
+        return error
+    if isinstance(error, (LocationValueError, UnicodeError)):
+        return requests.exceptions.InvalidURL(error, request=request)
+    if isinstance(error, InvalidHeader):
+        return requests.exceptions.InvalidHeader(error, request=request)
+    if isinstance(error, TLSError):
+        return requests.exceptions.SSLError(error, request=request)
+    if isinstance(error, DecodeError):
+        return requests.exceptions.ContentDecodingError(error, request=request)
+    if isinstance(error, ReadTimeoutError):
+        return requests.exceptions.ReadTimeout(error, request=request)
+    cause = error if isinstance(error, HTTPError) else ProtocolError("not HTTP", error)
+    return requests.exceptions.ConnectionError(cause, request=request)
+
+
+def _check_sendable(headers: Mapping[str, Any]) -> None:
+    """Raise, without the value, for a header that http.client would refuse in full."""
+    for name, value in headers.items():
+        text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+        if not _SENDABLE.fullmatch(text):
+            message = f"client_auth wrote a value of the header {shown(name)!r} that cannot be sent"
+            raise requests.exceptions.InvalidHeader(message)
+
+
+def urllib3_error(error: requests.exceptions.RequestException) -> HTTPError | None:
+    """What urllib3 said before requests put it in other words; ``None`` where trying is no use."""
+    if isinstance(error, requests.exceptions.SSLError):
+        return None
+    cause: object = error.args[0] if error.args else None
+    if isinstance(cause, MaxRetryError):
+        cause = cause.reason
+    return cause if isinstance(cause, HTTPError) else None
