@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import requests
 
 from alf._answers import read_members
 from alf._redaction import SecretURL, shown
-from alf._urls import shown_misfit
+from alf._urls import is_loopback, shown_misfit
 
 __all__ = ["Metadata", "check_issuer", "metadata_urls", "parse_metadata"]
 
@@ -98,14 +97,7 @@ def _is_safe(url: Any) -> bool:
     # urlsplit() takes blanks and line breaks out, others do not.
     if not isinstance(url, str) or not host or not url.isprintable() or " " in url:
         return False
-    return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
 
 
 def _shown(value: object) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from urllib.parse import urlsplit
 
-__all__ = ["bare_url", "is_key", "origin_of", "shown_misfit", "shown_url"]
+__all__ = ["bare_url", "is_key", "is_loopback", "origin_of", "shown_misfit", "shown_url"]
 
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?//")
@@ -29,6 +30,14 @@ def origin_of(url: str | None) -> str:
     host = parts.netloc.rpartition("@")[2]
     port = _DEFAULT_PORTS.get(parts.scheme)
     return f"{parts.scheme}://{host if port is None else host.removesuffix(port)}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this host is the machine itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def bare_url(url: str) -> str:

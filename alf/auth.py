@@ -6,13 +6,13 @@ import logging
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import requests
 from requests.auth import AuthBase
 from requests.exceptions import RequestException
 
 from alf._healing import Healing, HeldBody, carry_cookies, discard, rewind
+from alf._token_hosts import TokenHosts
 from alf._urls import origin_of
 from alf.dpop import DPoPKey, asks_for_nonce
 from alf.managers import TokenManager
@@ -57,8 +57,8 @@ class BearerTokenAuth(AuthBase):
 
     :param access_token: the token: a string, a :class:`~alf.tokens.Token`, or a callable that
         returns one of these and is called for each request.
-    :param hosts: the hosts that may see the token, such as ``"api.example.com"`` or
-        ``"*.example.com"`` (every host below it); ``None``: every host it is sent to.
+    :param hosts: the hosts that may see the token, as ``token_hosts`` of a Client; ``None``: every
+        host that a request is sent to.
     :raises ValueError: not a non-empty string of visible ASCII, or not a host name.
     :raises TypeError: of another type than these.
     """
@@ -69,7 +69,7 @@ class BearerTokenAuth(AuthBase):
         hosts: Sequence[str] | None = None,
     ) -> None:
         self._source = access_token if callable(access_token) else None
-        self._hosts = None if hosts is None else parse_hosts(hosts)
+        self._hosts = None if hosts is None else TokenHosts(hosts)
         #: Tells this object's headers from others without holding on to what it knows.
         self._owner = object()
         if not callable(access_token):
@@ -84,14 +84,8 @@ class BearerTokenAuth(AuthBase):
         return request
 
     def allows(self, url: str | None) -> bool:
-        """Whether the host of this prepared URL may see the token."""
-        if self._hosts is None:
-            return True
-        host = (urlsplit(url or "").hostname or "").rstrip(".")
-        return any(
-            host.endswith(allowed[1:]) if allowed.startswith("*.") else host == allowed
-            for allowed in self._hosts
-        )
+        """Whether this prepared URL may see the token."""
+        return self._hosts is None or self._hosts.allow(url)
 
 
 class _Identity(Protocol):
@@ -301,40 +295,6 @@ class NoAuth(AuthBase):
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
-
-
-def parse_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
-    """Host names and patterns in the form in which requests prepares them.
-
-    :raises TypeError: not a sequence of strings.
-    :raises ValueError: one of them is no host name.
-    """
-    if isinstance(hosts, (str, bytes)) or not all(isinstance(host, str) for host in hosts):
-        message = f"token_hosts must be a sequence of host names, got {hosts!r}"
-        raise TypeError(message)
-    return tuple(_parse_host(host) for host in hosts)
-
-
-def _parse_host(host: str) -> str:
-    below = host.startswith("*.")
-    name = host[2:] if below else host
-    prepared = requests.PreparedRequest()
-    try:
-        prepared.prepare_url(f"http://{name}/", None)
-    except requests.exceptions.RequestException:
-        prepared.url = None
-    parts = urlsplit(prepared.url or "")
-    if (
-        not parts.hostname
-        or parts.netloc.lower().strip("[]") != parts.hostname
-        or parts[2:] != ("/", "", "")
-        # What no host name has in it, and urllib3 1.26 lets pass; but an IPv6 zone has a %.
-        or (":" not in parts.hostname and not {"%", "*"}.isdisjoint(parts.hostname))
-    ):
-        message = f"token_hosts: expected host names such as 'api.example.com', got {host!r}"
-        raise ValueError(message)
-    hostname = parts.hostname.rstrip(".")
-    return f"*.{hostname}" if below else hostname
 
 
 def _as_token(value: str | Token) -> Token:

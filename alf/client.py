@@ -11,6 +11,7 @@ from requests.auth import AuthBase
 from requests.cookies import extract_cookies_to_jar
 from requests.exceptions import RequestException
 from requests.hooks import dispatch_hook
+from requests.sessions import merge_hooks
 from urllib3.util.retry import Retry
 
 from alf._environment import missing_variables, read_environment
@@ -18,7 +19,7 @@ from alf._forks import forget_connections, register_after_fork
 from alf._healing import Healing, HeldBody, carry_cookies, discard
 from alf._legacy import wrap_legacy_manager
 from alf._redaction import masked, masked_url
-from alf._urls import origin_of
+from alf._urls import bare_url, origin_of
 from alf.auth import ClientCredentialsAuth, HealingHook, NoAuth
 from alf.client_auth import ClientAuth, Sign
 from alf.dpop import as_dpop_key
@@ -108,7 +109,9 @@ class Client(requests.Session):
     :param token_session: a Session to ask for tokens with. By default alf has one of its own that
         follows this Client's ``verify``, ``cert``, ``proxies`` and ``trust_env``.
     :param token_hosts: the hosts that may see the token, such as ``["api.example.com",
-        "*.internal.example.com"]``. By default every host that is called.
+        "*.internal.example.com"]``; by default every host that is called. A name stands for
+        https on any port, and on loopback for http, too. ``"http://api.internal:8080"`` stands
+        for this scheme, host and port (without a port: the scheme's default).
     :param token_refresh: who renews a token that will soon expire: ``"background"``, a thread
         (default), or ``"blocking"``, one of the callers.
     :param token_settle_time: seconds that the API may take to know a new token (default: 0). One
@@ -318,9 +321,10 @@ class Client(requests.Session):
             return super().request(method, url, **kwargs)
         except TokenError as error:
             response = error.response
-            if self.raise_token_error or response is None or response.status_code < 400:
+            is_error = response is not None and 400 <= response.status_code < 600
+            if self.raise_token_error or response is None or not is_error:
                 raise
-            return response
+        return self._deliver_error(response, kwargs)
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """As :meth:`requests.Session.send`; a refused token is replaced on the way.
@@ -332,6 +336,10 @@ class Client(requests.Session):
             return super().send(request, **kwargs)  # which says what is wrong with it
         hooks, call = self._hooks_of(request)
         token = self._token_auth.token_on(request)
+        if token is not None and not self._token_auth.allows(request.url):
+            # The URL is another one than that which was prepared.
+            del request.headers["Authorization"]
+            token = None
         if token is None:
             request.hooks = {**request.hooks, "response": hooks}
             if self._dpop_key is not None:
@@ -407,6 +415,23 @@ class Client(requests.Session):
             if not self._token_auth.allows(prepared.url):
                 return _NO_AUTH
         return self._token_auth.with_token(self._token_manager.token())
+
+    def _deliver_error(
+        self, response: requests.Response, kwargs: dict[str, Any]
+    ) -> requests.Response:
+        """The token endpoint's error response, through the hooks that the API's would have met."""
+        response.url = bare_url(response.url or "")
+        hooks = merge_hooks(requests.Request(hooks=kwargs.get("hooks")).hooks, self.hooks)
+        settings = {
+            "stream": self.stream,
+            "timeout": None,
+            "verify": self.verify,
+            "cert": self.cert,
+            "proxies": self.proxies,
+        }
+        settings.update((k, kwargs[k]) for k in settings.keys() & kwargs if kwargs[k] is not None)
+        delivered: requests.Response = dispatch_hook("response", hooks, response, **settings)
+        return delivered
 
     def _hooks_of(self, request: requests.PreparedRequest) -> tuple[list[Any], _Watch | None]:
         """The caller's own response hooks; the watch of the call that this is a redirect of."""

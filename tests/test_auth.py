@@ -73,12 +73,45 @@ def test_a_token_does_not_follow_to_another_host(echo: Server, session: requests
         (["bücher.example"], "https://xn--bcher-kva.example/", True),
         (["127.0.0.1"], "http://127.0.0.1:8080/", True),
         (["[::1]"], "http://[::1]:8080/", True),
+        (["::1"], "http://[::1]:8080/", True),
+        (["2001:DB8::1"], "https://[2001:db8::1]/", True),
+        (["localhost"], "http://localhost/", True),
+        (["api.example.com"], "http://api.example.com/", False),
+        (["*.example.com"], "http://api.example.com/", False),
+        (["10.0.0.1"], "http://10.0.0.1/", False),
+        (["https://api.example.com"], "https://api.example.com/", True),
+        (["https://api.example.com/"], "https://api.example.com:443/", True),
+        (["https://api.example.com"], "https://api.example.com:8443/", False),
+        (["https://api.example.com"], "http://api.example.com/", False),
+        (["HTTPS://API.example.com:8443"], "https://api.example.com:8443/", True),
+        (["https://api.example.com:8443"], "https://api.example.com/", False),
+        (["http://api.example.com"], "http://api.example.com/", True),
+        (["http://api.example.com"], "https://api.example.com/", False),
+        (["http://api.example.com:8080"], "http://api.example.com:8080/", True),
+        (["http://*.example.com:8080"], "http://api.example.com:8080/", True),
+        (["http://[::2]:8080"], "http://[::2]:8080/", True),
         ([], "https://api.example.com/", False),
     ],
 )
 def test_only_the_hosts_named_see_the_token(hosts: list[str], url: str, is_allowed: bool) -> None:
     request = requests.Request("GET", url, auth=BearerTokenAuth("a-token", hosts)).prepare()
     assert request.headers.get("Authorization") == ("Bearer a-token" if is_allowed else None)
+
+
+def test_a_url_that_was_never_prepared_gets_no_token() -> None:
+    auth = BearerTokenAuth("a-token", ["https://api.example.com"])
+    assert not auth.allows("https://api.example.com:99999/")
+    assert not auth.allows(None)
+
+
+def test_a_listed_host_over_http_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    auth = BearerTokenAuth("a-token", ["api.example.com"])
+    for url in ["http://api.example.com:8080/x?secret=1"] * 2 + ["http://other.example.com/"]:
+        requests.Request("GET", url, auth=auth).prepare()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "add 'http://api.example.com:8080' to token_hosts" in record.getMessage()
+    assert "secret" not in record.getMessage()
 
 
 def test_a_callable_is_not_asked_for_a_host_that_is_not_named() -> None:
@@ -96,7 +129,14 @@ def test_hosts_of_another_type(hosts: Any) -> None:
     "host",
     [
         "",
-        "https://api.example.com",
+        "ftp://api.example.com",
+        "://api.example.com",
+        "https://",
+        "https://api.example.com/v1",
+        "https://user@api.example.com",
+        "https://api.example.com:port",
+        "https://api.example.com:99999",
+        "::1:8443:x",
         "a b",
         "a<b",
         "api.*",

@@ -386,6 +386,41 @@ def test_token_hosts(make_client: MakeClient, tokens: TokenServer, api: Api) -> 
     ]
 
 
+def test_token_hosts_are_checked_when_a_request_is_sent(make_client: MakeClient, api: Api) -> None:
+    client = make_client(token_hosts=["127.0.0.1"])
+    prepared = client.prepare_request(requests.Request("GET", api.url))
+    prepared.url = f"http://localhost:{api.port}/"
+    assert client.send(prepared).status_code == 401
+    assert api.requests[0].authorization is None
+
+
+def test_the_endpoints_error_runs_through_the_hooks(
+    make_client: MakeClient, tokens: TokenServer, api: Api
+) -> None:
+    client = make_client(token_endpoint=tokens.endpoint.replace("//", "//u:p@") + "?key=k")
+    seen: list[tuple[str, Any]] = []
+
+    def see(response: requests.Response, **settings: Any) -> None:
+        seen.append((response.url, settings["timeout"]))
+
+    tokens.replies = [Reply(503)] * 3
+    response = client.get(api.url, timeout=7, hooks={"response": see})
+    assert (response.status_code, response.url) == (503, tokens.endpoint)
+    assert seen == [(tokens.endpoint, 7)]
+    client.hooks["response"].append(lambda response, **_: response.raise_for_status())
+    with pytest.raises(requests.HTTPError, match="503"):
+        client.get(api.url)
+
+
+@pytest.mark.parametrize("status", [204, 304, 600, 999])
+def test_only_an_error_status_of_the_endpoint_is_returned(
+    client: Client, tokens: TokenServer, api: Api, status: int
+) -> None:
+    tokens.replies = [Reply(status, {"balance": 1})]
+    with pytest.raises(TokenError, match=str(status)):
+        client.get(api.url)
+
+
 # -- life of the object ------------------------------------------------------------------------
 
 
@@ -721,7 +756,7 @@ def test_a_manager_of_alf_0_7_that_fails(tokens: TokenServer, api: Api) -> None:
         ),
         ({"token_session": object()}, TypeError, "token_session"),
         ({"token_hosts": "api.example.com"}, TypeError, "token_hosts"),
-        ({"token_hosts": ["https://api.example.com"]}, ValueError, "token_hosts"),
+        ({"token_hosts": ["https://api.example.com/v1"]}, ValueError, "token_hosts"),
         ({"token_refresh": "never"}, ValueError, "token_refresh"),
         ({"token_settle_time": "1"}, TypeError, "token_settle_time"),
         ({"token_settle_time": -1}, ValueError, "token_settle_time"),

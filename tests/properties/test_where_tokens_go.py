@@ -291,15 +291,27 @@ patterns = st.sampled_from(
         "127.0.0.1",
         "[::1]",
         "localhost",
+        "http://api.example.com",
+        "http://*.example.com:8080",
+        "http://127.0.0.1:80",
+        "https://api.example.com",
     ]
 )
 
 
 def is_allowed(origin: str, token_hosts: list[str]) -> bool:
     """Once more, in other words than alf's."""
-    host = origin.split(" ")[1].rstrip(".")
+    _, host, port = origin.split(" ")
+    host = host.rstrip(".")
     for pattern in token_hosts:
-        name = pattern.lower().rstrip(".").strip("[]").replace("bücher", "xn--bcher-kva")
+        scheme, _, rest = pattern.lower().rpartition("://")
+        if scheme:
+            rest, _, listed = rest.partition(":")
+            if scheme != "http" or port != (listed or "80"):
+                continue
+        elif host not in ("127.0.0.1", "127.0.0.2", "::1", "localhost"):
+            continue
+        name = rest.rstrip(".").strip("[]").replace("bücher", "xn--bcher-kva")
         if host == name or (name[:2] == "*." and host.endswith(name[1:]) and host != name[2:]):
             return True
     return False
