@@ -173,8 +173,9 @@ def discard(response: requests.Response) -> None:
         if not response._content_consumed and not _read_quickly(response):
             response.raw.close()
         response.close()
-    except Exception:
-        logger.debug("a refused response could not be read to its end", exc_info=True)
+    except Exception as error:
+        # Not its text, which may cite the body.
+        logger.debug("a refused response could not be read to its end (%s)", type(error).__name__)
 
 
 def _read_quickly(response: requests.Response) -> bool:

@@ -450,6 +450,7 @@ def test_client_secret_jwt(make_client: MakeClient, tokens: TokenServer, algorit
     claims = assertion(tokens.requests[0], SECRET, algorithm)
     assert (claims["iss"], claims["sub"]) == ("client-id", "client-id")
     assert claims["aud"] == tokens.endpoint
+    assert claims["exp"] - claims["iat"] == 60
 
 
 def test_a_secret_that_is_too_short_to_sign_with_is_warned_of_once(

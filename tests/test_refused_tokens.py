@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from alf import Client, TokenError
+from alf import BearerTokenAuth, Client, TokenError
 from tests.servers import Api, HangUp, Reply, Request, TokenServer, TurnedClock, hang_up
 
 MakeClient = Callable[..., Client]
@@ -365,6 +365,16 @@ def test_a_second_401_is_the_answer(revoked: Client, tokens: TokenServer, api: A
     assert (response.status_code, response.json()) == (401, {"error": "invalid_token"})
     assert statuses_seen(api) == ["Bearer token-1", "Bearer token-2"]
     assert len(tokens.requests) == 2
+
+
+def test_a_refused_token_that_somebody_elses_auth_object_wrote_stays_as_it_is(
+    revoked: Client, tokens: TokenServer, api: Api
+) -> None:
+    """Even if it is the same token: it is not this Client's to replace."""
+    for auth in (BearerTokenAuth("token-1"), BearerTokenAuth("token-x")):
+        assert revoked.get(api.url, auth=auth).status_code == 401
+    assert statuses_seen(api) == ["Bearer token-1", "Bearer token-x"]
+    assert len(tokens.requests) == 1
 
 
 def test_the_same_token_again_leaves_nothing_to_try(

@@ -175,6 +175,7 @@ def test_a_storage_in_trouble_keeps_no_token_from_being_revoked(
     [
         (Reply(503, b"", {"Retry-After": "120"}), None),
         (Reply(400, {"error": "unsupported_token_type"}), "unsupported_token_type"),
+        (Reply(300), None),
         (Reply(302, b"", {"Location": "/elsewhere"}), None),
     ],
 )
