@@ -11,7 +11,9 @@ import requests
 from requests.auth import AuthBase
 from requests.exceptions import RequestException
 
+from alf._failure_log import is_logged
 from alf._healing import Healing, HeldBody, carry_cookies, discard, rewind
+from alf._inspection import reason
 from alf._token_hosts import TokenHosts
 from alf._urls import origin_of
 from alf.dpop import DPoPKey, asks_for_nonce
@@ -222,10 +224,10 @@ class ClientCredentialsAuth(BearerTokenAuth):
                     healing, token, request, response, can_send_again=connection is not None
                 )
             except RequestException as error:
-                logger.warning(
+                logger.log(
+                    logging.DEBUG if is_logged(error) else logging.WARNING,
                     "%s refused the token, and it was not renewed: %s",
-                    origin_of(request.url),
-                    error,
+                    *(origin_of(request.url), reason(error)),
                 )
                 break
             if token is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import requests
@@ -19,7 +21,7 @@ from alf._forks import forget_connections, register_after_fork
 from alf._healing import Healing, HeldBody, carry_cookies, discard
 from alf._legacy import wrap_legacy_manager
 from alf._redaction import masked, masked_url
-from alf._urls import bare_url, origin_of
+from alf._urls import bare_url, origin_of, shown_url
 from alf.auth import ClientCredentialsAuth, HealingHook, NoAuth
 from alf.client_auth import ClientAuth, Sign
 from alf.dpop import as_dpop_key
@@ -27,7 +29,7 @@ from alf.events import Event
 from alf.managers import TokenManager
 from alf.tokens import Token, TokenError
 
-__all__ = ["Client"]
+__all__ = ["Client", "Health"]
 
 #: What requests.Session.request takes by position, after method and URL.
 _REQUEST_ARGUMENTS = (
@@ -271,6 +273,15 @@ class Client(requests.Session):
         """
         return self._token_manager.token()
 
+    def health(self) -> Health:
+        """The state of the token, from memory: for readiness probes and metrics."""
+        token = self.token
+        if token is None:
+            return Health(is_ready=False)
+        age = max(0.0, time.time() - token.issued_at)
+        expires_in = None if token.lifetime is None else max(0.0, token.lifetime - age)
+        return Health(is_ready=True, age=age, expires_in=expires_in, scope=token.scope)
+
     def renew_token(self) -> Token:
         """Request a new token, whatever the current one; raises as :meth:`ensure_token`."""
         return self._token_manager.renew()
@@ -376,6 +387,17 @@ class Client(requests.Session):
         """Close the connections to the API and to the token endpoint."""
         super().close()
         self._token_manager.close()
+
+    def __repr__(self) -> str:
+        options = getattr(self, "_token_options", {})
+        url = str(options.get("token_endpoint") or options.get("issuer"))
+        parts = [shown_url(url), f"client_id={options.get('client_id')!r}"]
+        scope = options.get("scope")
+        if scope is not None:
+            parts.append(f"scope={(scope if isinstance(scope, str) else ' '.join(scope))!r}")
+        if hasattr(self, "_token_manager"):
+            parts.append(str(self.health()))
+        return f"<{type(self).__name__} {' '.join(parts)}>"
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -522,6 +544,30 @@ class Client(requests.Session):
 
     def _after_fork(self) -> None:
         forget_connections(self)
+
+
+@dataclass(frozen=True)
+class Health:
+    """The state of a Client's token; see :meth:`Client.health`.
+
+    :param is_ready: whether there is a token that is alive. Before the first call there is none:
+        :meth:`Client.ensure_token` requests it.
+    :param age: seconds since the token was requested; ``None`` without a token.
+    :param expires_in: seconds until it expires; ``None`` if that is not known.
+    :param scope: the scope that was granted, if the server named it.
+    """
+
+    is_ready: bool
+    age: float | None = None
+    expires_in: float | None = None
+    scope: str | None = None
+
+    def __str__(self) -> str:
+        if not self.is_ready:
+            return "without a token"
+        if self.expires_in is None:
+            return "with a token of unknown lifetime"
+        return f"with a token that expires in {self.expires_in:.0f} s"
 
 
 class _Watch:

@@ -26,6 +26,7 @@ from alf._endpoint import (
     check_url,
     retry_after,
 )
+from alf._failure_log import log_failure
 from alf._forks import register_after_fork
 from alf._form import check_headers, token_form
 from alf._redaction import Secret, masked, masked_url, shown
@@ -513,6 +514,9 @@ class TokenManager:
             self._note_failure(error)
             duration = self._clock.monotonic() - started_at
             self._tell(RenewalFailed, reason=reason, duration=duration, error=error)
+            if reason != "expiring":
+                # Otherwise the token still serves, and a warning of its own says so.
+                log_failure(error)
             raise
         self._failures = None
         token = answer.token

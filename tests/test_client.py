@@ -9,6 +9,9 @@ import inspect
 import io
 import multiprocessing
 import pickle
+import re
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +26,8 @@ from requests.auth import AuthBase, HTTPBasicAuth, HTTPDigestAuth
 
 import alf.client
 from alf import Client, NoAuth, TokenError, TokenManager
-from tests.servers import Api, Reply, Request, Server, TokenServer, TurnedClock, running
+from alf.client import Health
+from tests.servers import Api, Reply, Request, Server, TokenServer, TurnedClock, hang_up, running
 
 MakeClient = Callable[..., Client]
 
@@ -543,6 +547,95 @@ def test_no_repr_shows_a_secret(client: Client, api: Api) -> None:
     shown = repr([client, response, response.request, client.auth, client.ensure_token()])
     assert "top-secret" not in shown
     assert "token-1" not in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "client_id='client-id' without a token>"),
+        ({"scope": "read"}, "client_id='client-id' scope='read' without a token>"),
+        ({"scope": ["a", "b"]}, "client_id='client-id' scope='a b' without a token>"),
+    ],
+)
+def test_the_repr_says_which_client_it_is(
+    make_client: MakeClient, tokens: TokenServer, options: Any, expected: str
+) -> None:
+    endpoint = tokens.endpoint.replace("//", "//user:password@") + "?key=k"
+    client = make_client(token_endpoint=endpoint, **options)
+    assert repr(client) == f"<Client {tokens.endpoint} {expected}"
+    client.ensure_token()
+    assert re.search(r"with a token that expires in (3600|3599) s>$", repr(client))
+    tokens.expires_in = None
+    client.renew_token()
+    assert repr(client).endswith("with a token of unknown lifetime>")
+
+
+def test_a_client_half_built_has_a_repr() -> None:
+    assert repr(Client.__new__(Client)) == "<Client None client_id=None>"
+
+
+def test_health_is_read_without_a_request(client: Client, tokens: TokenServer) -> None:
+    assert client.health() == Health(is_ready=False)
+    assert tokens.requests == []
+    tokens.members = {"scope": "read"}
+    client.ensure_token()
+    health = client.health()
+    assert (health.is_ready, health.scope) == (True, "read")
+    assert health.age is not None
+    assert health.age < 60
+    assert health.expires_in is not None
+    assert 3540 < health.expires_in <= 3600
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_failed_token_request_logs_one_warning_for_all_who_wait(
+    client: Client, tokens: TokenServer, api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    barrier = threading.Barrier(8)
+
+    def refuse(_request: Request) -> Reply:
+        time.sleep(0.2)
+        return Reply(401, {"error": "invalid_client", "error_description": "who are you"})
+
+    def call() -> None:
+        barrier.wait()
+        assert client.get(api.url).status_code == 401
+
+    tokens.replies = [refuse] * 8
+    threads = [threading.Thread(target=call) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    logged = warnings_of(caplog)
+    assert len(logged) == len(tokens.requests) < 8
+    assert "401 invalid_client (who are you); try: " in logged[0]
+
+
+def test_a_token_request_without_an_answer_logs_one_warning(
+    client: Client, tokens: TokenServer, api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens.replies = [hang_up, hang_up]
+    with pytest.raises(requests.ConnectionError):
+        client.get(api.url)
+    (message,) = warnings_of(caplog)
+    assert message.startswith(f"no token: no answer from {tokens.endpoint}")
+    assert "; try: " in message
+
+
+def test_a_secret_that_cannot_be_read_logs_one_warning(
+    make_client: MakeClient, api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read() -> str:
+        message = "the vault says top-secret"
+        raise LookupError(message)
+
+    with pytest.raises(LookupError):
+        make_client(client_secret=read).get(api.url)
+    assert warnings_of(caplog) == ["no token: LookupError was raised"]
 
 
 # -- subclasses and managers of the user's own -------------------------------------------------

@@ -745,9 +745,27 @@ def test_a_renewal_that_fails_leaves_the_401_and_a_warning(
     response = requests.get(api.url, auth=revoked.auth)
     assert (response.status_code, response.history) == (401, [])
     assert response.json() == {"error": "invalid_token"}
-    failures = [record for record in caplog.records if "not renewed" in record.getMessage()]
-    assert [record.levelname for record in failures] == ["WARNING"]
-    assert "503" in failures[0].getMessage()
+    failures = [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelname == "WARNING" and "refused the token of" not in record.getMessage()
+    ]
+    assert len(failures) == 1
+    assert "503" in failures[0]
+
+
+def test_a_renewal_that_is_spaced_out_leaves_the_401_and_a_warning(
+    revoked: Client, tokens: TokenServer, api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens.replies = [Reply(503)] * 9
+    for _ in range(3):
+        with pytest.raises(TokenError):
+            revoked.renew_token()
+    caplog.clear()
+    assert requests.get(api.url, auth=revoked.auth).status_code == 401
+    messages = [record.getMessage() for record in caplog.records if record.levelno >= 30]
+    assert any("it was not renewed" in message and "503" in message for message in messages)
+    assert len(tokens.requests) == 4
 
 
 def test_a_foreign_call_that_is_refused_for_good(
