@@ -270,8 +270,7 @@ def redact_response(response: requests.Response, secrets: Collection[str] = ()) 
         redact_response(earlier, secrets)
     response.request = without_secrets(response.request)
     response.url = shown_url(response.url or "")
-    if isinstance(response.reason, str):
-        response.reason = shown(response.reason, secrets)
+    response.reason = shown(str(response.reason or ""), secrets)
     response._next = None
 
 

@@ -18,6 +18,7 @@ from requests.auth import HTTPDigestAuth
 
 from alf import Client, TokenError, TokenManager
 from alf._redaction import shown
+from alf._urls import shown_url
 from tests.leaks import SHOWN
 from tests.servers import Api, RawServer, Reply, Request, TokenServer, hang_up, running
 
@@ -223,6 +224,14 @@ def test_a_character_outside_the_basic_plane_is_found_in_a_pair_of_escapes() -> 
     assert shown("\\Uffffffff \\ud83d &bogus; %zz \\", [secret]) == (
         "\\Uffffffff \\ud83d &bogus; %zz \\"
     )
+
+
+def test_four_layers_of_escapes_are_seen_through() -> None:
+    cited = "s3cr3t/s3cr3t"
+    for _ in range(4):
+        cited = quoted(cited)
+    assert shown(cited, ["s3cr3t/s3cr3t"]) == "***"
+    assert shown(quoted(cited), ["s3cr3t/s3cr3t"]) == quoted(cited)
 
 
 @pytest.mark.parametrize(
@@ -494,3 +503,29 @@ def test_no_repr_shows_a_secret(make_client: MakeClient, tokens: TokenServer, ap
         to_see += getattr(item, "__dict__", {}).values()
     to_see += [response, response.request, response.request.headers]
     assert not [text for text in map(repr, to_see) if SHOWN.search(text)]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown_as"),
+    [
+        ("https://id.test:8443/a/b?key=x#y", "https://id.test:8443/a/b"),
+        ("https://me:pa?ss@id.test/t", "https://id.test/t"),
+        ("https://me:pa#ss@id.test/t", "https://id.test/t"),
+        ("https://me:p@ss@id.test/t?x", "https://id.test/t"),
+        ("https://me:pa/ss@id.test/t", "https://id.test/t"),
+        ("https://id.test/realms/a@b/token?c@d", "https://id.test/realms/a@b/token"),
+        ("https://[::1]:80/a@b", "https://[::1]:80/a@b"),
+        ("https//me:pass@id.test/t", "id.test/t"),
+        ("me:pass@id.test", "id.test"),
+        ("//me:pass@id.test/t", "//id.test/t"),
+        ("/login@x?y@z", "/login@x"),
+        ("https://id.test/Key-0123456789-Key-0123456789/t", "https://id.test/***/t"),
+        ("https://id.test/Key-0123456789-Key-012345/t", "https://id.test/***/t"),
+        ("https://id.test/Key-0123456789-Key-0123/", "https://id.test/Key-0123456789-Key-0123/"),
+        ("https://id.test/production-realm-eu-west-1/t",) * 2,
+        ("https://id.test/11111111-2222-3333-4444-555555555555/t",) * 2,
+        ("", ""),
+    ],
+)
+def test_what_is_shown_of_a_url(url: str, shown_as: str) -> None:
+    assert shown_url(url) == shown_as
