@@ -103,6 +103,8 @@ class TokenEndpoint:
         self._transport = Transport(session, cert=cert, clock=clock)
         self._clock = clock
         self._scope_granted: str | None = None
+        #: The endpoint of the same client whose connections and metadata this one uses.
+        self._shared: TokenEndpoint | None = None
         self.follow = self._transport.follow
         self.close = self._transport.close
         self.forget_connections = self._transport.forget_connections
@@ -139,6 +141,14 @@ class TokenEndpoint:
         retries = self._retry.total if isinstance(self._retry.total, int) else 0
         pauses = min(retries, 10) * _LONGEST_WAIT
         return min((retries + 1) * (a_try + 1) + pauses, _LONGEST_RETRYING + a_try + 1)
+
+    def share(self, other: TokenEndpoint) -> None:
+        """Use the connections of another endpoint, and the metadata, of the same client."""
+        self._shared = other
+        self._transport = other._transport
+        self.follow = self._transport.follow
+        self.close = self._transport.close
+        self.forget_connections = self._transport.forget_connections
 
     def request(self) -> Answer:
         """Request a token, as often as the retries say.
@@ -246,6 +256,10 @@ class TokenEndpoint:
 
         :raises TokenError: there is no metadata, or it leaves the client no way to say who it is.
         """
+        if self._shared is not None:
+            outage = self._shared._discover(limit) if self._shared._metadata is None else None
+            self._client_auth, self._metadata = self._shared._client_auth, self._shared._metadata
+            return outage
         auth = self._client_auth
         has_cert = self._transport.has_cert or (auth is not None and auth.needs_tls)
         outage = None

@@ -21,6 +21,7 @@ from alf._forks import forget_connections, register_after_fork
 from alf._healing import Healing, HeldBody, carry_cookies, discard
 from alf._legacy import wrap_legacy_manager
 from alf._redaction import masked, masked_url
+from alf._siblings import Siblings
 from alf._urls import bare_url, origin_of, shown_url
 from alf.auth import ClientCredentialsAuth, HealingHook, NoAuth
 from alf.client_auth import ClientAuth, Sign
@@ -53,6 +54,20 @@ _NO_AUTH = NoAuth()
 
 #: Options that are places or functions, not settings.
 _PLACES = ("token_storage", "token_session", "client_secret", "client_auth", "dpop", "on_event")
+
+#: Options in which the Clients of one identity may differ.
+_OWN_OPTIONS = {
+    "scope",
+    "audience",
+    "resource",
+    "token_params",
+    "token_headers",
+    "token_storage_key",
+    "token_settle_time",
+}
+
+#: An argument that was left out.
+_SAME: Any = object()
 
 _C = TypeVar("_C", bound="Client")
 
@@ -214,8 +229,12 @@ class Client(requests.Session):
         self._dpop_key = as_dpop_key(options.pop("dpop", None))
         if self._dpop_key is not None:
             options["dpop"] = self._dpop_key
-        self._token_manager: TokenManager = wrap_legacy_manager(self.token_manager_class(**options))
-        self._token_manager.follow(self)
+        manager: TokenManager = wrap_legacy_manager(self.token_manager_class(**options))
+        self._token_manager = manager
+        manager.follow(self)
+        #: The Client that this one was made from by with_options().
+        self._identity: Client | None = None
+        self._siblings = Siblings(self._own_options(), manager)
         self._token_auth = ClientCredentialsAuth(self, self._token_hosts)
         self.auth = self._token_auth
         register_after_fork(self)
@@ -251,6 +270,67 @@ class Client(requests.Session):
                 message = f"environment variables are not set: {', '.join(missing)}"
                 raise ValueError(message) from None
             raise
+
+    def with_options(
+        self: _C,
+        *,
+        scope: str | Sequence[str] | None = _SAME,
+        audience: str | None = _SAME,
+        resource: str | Sequence[str] | None = _SAME,
+        token_params: Mapping[str, str] | Sequence[tuple[str, str]] | None = _SAME,
+        token_headers: Mapping[str, str] | None = _SAME,
+        token_storage_key: str | None = None,
+        token_hosts: Sequence[str] | None = _SAME,
+        token_settle_time: float | None = _SAME,
+        raise_token_error: bool = _SAME,
+    ) -> _C:
+        """A Client for another token of the same identity.
+
+        >>> reports = client.with_options(audience="https://reports.example.com/")
+
+        It shares with this one the credentials, the issuer's metadata, the connections to the
+        token endpoint and to the APIs, the cookies and the storage; headers, hooks and the other
+        settings of the Session are copied. It has its own token: with the same options always
+        the same one, however often such a Client is made. Closing one of them closes the
+        connections of all; a later call opens new ones.
+
+        The arguments are those of the Client; one that is left out stays as it is here, ``None``
+        stands for the default. An entry in a storage always has a key of its own.
+
+        :raises TypeError: an argument is unknown or of the wrong type.
+        :raises ValueError: an argument does not have a usable value.
+        """
+        changes: dict[str, Any] = {
+            "scope": scope,
+            "audience": audience,
+            "resource": resource,
+            "token_params": masked(token_params),
+            "token_headers": masked(token_headers),
+            "token_storage_key": token_storage_key,
+            "token_settle_time": token_settle_time,
+        }
+        options = {**self._token_options, "dpop": self._dpop_key}
+        options.update((k, v) for k, v in changes.items() if v is not _SAME)
+        options = {k: v for k, v in options.items() if v is not None}
+        clone = type(self).__new__(type(self))
+        clone.__dict__.update(self.__dict__)
+        clone.headers = self.headers.copy()
+        clone.params = copy.copy(self.params)
+        clone.proxies = copy.copy(self.proxies)
+        clone.hooks = {event: list(hooks) for event, hooks in self.hooks.items()}
+        if token_hosts is not _SAME:
+            clone._token_hosts = token_hosts
+        if raise_token_error is not _SAME:
+            clone.raise_token_error = raise_token_error
+        clone._token_options = options
+        # Its settings are those that the token connection follows.
+        clone._identity = self._identity or self
+        clone._token_manager = clone._siblings.get(clone._own_options(), clone._make_sibling)
+        clone._token_auth = ClientCredentialsAuth(clone, clone._token_hosts)
+        if self.auth is self._token_auth:
+            clone.auth = clone._token_auth
+        register_after_fork(clone)
+        return clone
 
     @property
     def token(self) -> Token | None:
@@ -541,6 +621,18 @@ class Client(requests.Session):
             if not watch.settings.get("stream"):
                 _ = response.content
         return response
+
+    def _own_options(self) -> dict[str, Any]:
+        """What sets its token apart from others of the same identity."""
+        return {k: v for k, v in self._token_options.items() if k in _OWN_OPTIONS}
+
+    def _make_sibling(self) -> Any:
+        assert self._identity is not None
+        manager = wrap_legacy_manager(self.token_manager_class(**self._token_options))
+        manager.follow(self._identity)
+        if isinstance(manager, TokenManager):
+            manager.share_connections(self._identity._token_manager)
+        return manager
 
     def _after_fork(self) -> None:
         forget_connections(self)

@@ -386,6 +386,10 @@ class TokenManager:
         """From now on ask with this session's ``verify``, ``cert``, ``proxies``, ``trust_env``."""
         self._endpoint.follow(session)
 
+    def share_connections(self, other: TokenManager) -> None:
+        """Use the token connection and the metadata of another manager of the same client."""
+        self._endpoint.share(other._endpoint)
+
     def close(self) -> None:
         """Close the connections to the token endpoint; a later call opens new ones."""
         self._endpoint.close()
