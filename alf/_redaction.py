@@ -71,13 +71,8 @@ _ESCAPE = re.compile(
     rb"|(?P<entity>&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});)"
 )
 
-#: Attributes of urllib3's exceptions, and what is shown of them.
-_ATTRIBUTES: dict[str, Callable[[str], str]] = {
-    "pool": str,
-    "conn": str,
-    "url": shown_url,
-    "location": lambda _: "***",
-}
+#: Exceptions that are raised between alf and the network.
+_LIBRARY_ERRORS = (requests.exceptions.RequestException, HTTPError, OSError)
 
 #: How often a text may be escaped: twice percent-encoded, in a JSON text, in HTML.
 _DEPTH = 4
@@ -264,6 +259,17 @@ def without_secrets(request: Any) -> Any:
     return safe
 
 
+#: Attributes of exceptions, and what is shown of them. Connections know the proxy's password.
+_ATTRIBUTES: dict[str, Callable[[Any], Any]] = {
+    "request": without_secrets,
+    "response": lambda response: response,
+    "pool": str,
+    "conn": str,
+    "url": lambda url: shown_url(str(url)),
+    "location": lambda _: "***",
+}
+
+
 def redact_response(response: requests.Response, secrets: Collection[str] = ()) -> None:
     """Take off the response, in place, what shows the request that it answers."""
     for earlier in response.history:
@@ -274,24 +280,28 @@ def redact_response(response: requests.Response, secrets: Collection[str] = ()) 
     response._next = None
 
 
-def redact_error(error: requests.exceptions.RequestException) -> None:
-    """Take off the exception, in place, and off those that led to it, what shows the request."""
-    secrets = secrets_of(error.request)
-    is_sent = error.request is not None
+def redact_error(error: Exception) -> None:
+    """Take off the exception, in place, and off those that led to it, what shows the request.
+
+    The texts and frames of exceptions that are not those of requests, urllib3 or the system are
+    left as they are: a hook may raise what it likes.
+    """
+    request, response = (getattr(error, name, None) for name in ("request", "response"))
+    secrets = secrets_of(getattr(response, "request", None) if request is None else request)
+    is_sent = request is not None
     for cause in _causes(error):
-        cause.args = _shown_arguments(cause, secrets, is_sent=is_sent)
-        if isinstance(cause, requests.exceptions.RequestException):
-            cause.request = without_secrets(cause.request)
-            if isinstance(cause.response, requests.Response):
-                redact_response(cause.response, secrets)
-        # What urllib3's exceptions hold: the connection knows the proxy's password.
+        if isinstance(cause, _LIBRARY_ERRORS):
+            cause.args = _shown_arguments(cause, secrets, is_sent=is_sent)
+            # The frames hold the request.
+            cause.__traceback__ = None
+            cause.__cause__ = _shown_link(cause.__cause__)
+            cause.__context__ = _shown_link(cause.__context__)
         for name, show in _ATTRIBUTES.items():
-            if vars(cause).get(name) is not None:
-                setattr(cause, name, show(str(getattr(cause, name))))
-        # The frames hold the request.
-        cause.__traceback__ = None
-        cause.__cause__ = _shown_link(cause.__cause__)
-        cause.__context__ = _shown_link(cause.__context__)
+            value = vars(cause).get(name)
+            if isinstance(value, requests.Response):
+                redact_response(value, secrets)
+            elif value is not None:
+                setattr(cause, name, show(value))
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -325,7 +335,9 @@ def _shown_arguments(
     if is_sent and isinstance(cause, (LocationValueError, requests.exceptions.InvalidURL)):
         # The URL of the request was good: it is that of a proxy, and may hold a password.
         return ("the URL of a proxy is not valid",)
-    if isinstance(cause, (requests.exceptions.RequestException, ValueError)):
+    if isinstance(cause, requests.exceptions.InvalidHeader):
+        return ("a header of the token request is not valid",)
+    if isinstance(cause, (requests.exceptions.RequestException, HTTPError)):
         return tuple(_shown_text(a, secrets) if isinstance(a, str) else a for a in cause.args)
     return cause.args
 

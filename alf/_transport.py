@@ -198,8 +198,9 @@ class Transport:
             if caught is signature.error:
                 raise
             error = _as_requests_error(caught, url, limit, is_answered=signature.is_answered)
-            if isinstance(error, requests.exceptions.RequestException):
-                redact_error(error)
+            redact_error(error)
+            if not isinstance(error, requests.exceptions.RequestException):
+                raise
             # Without the frames below this one: they hold the request.
             raise error.with_traceback(None) from error.__cause__
         self._answered_at = (self._clock.monotonic(), self._clock.time())

@@ -474,7 +474,8 @@ class Client(requests.Session):
         parts = [shown_url(url), f"client_id={options.get('client_id')!r}"]
         scope = options.get("scope")
         if scope is not None:
-            parts.append(f"scope={(scope if isinstance(scope, str) else ' '.join(scope))!r}")
+            names = [scope] if isinstance(scope, str) or not isinstance(scope, Sequence) else scope
+            parts.append(f"scope={' '.join(map(str, names))!r}")
         if hasattr(self, "_token_manager"):
             parts.append(str(self.health()))
         return f"<{type(self).__name__} {' '.join(parts)}>"

@@ -347,7 +347,7 @@ def everything_on(error: BaseException) -> Iterator[str]:
             to_see += [
                 list(frame.f_locals.values())
                 for frame in frames
-                if re.search(r"/(alf|requests|urllib3)/", frame.f_code.co_filename)
+                if "/alf/" in frame.f_code.co_filename
             ]
         elif isinstance(item, (requests.Response, requests.PreparedRequest)):
             to_see += [value for name, value in vars(item).items() if name not in left_out]
@@ -361,6 +361,42 @@ def everything_on(error: BaseException) -> Iterator[str]:
 class RaisingHook:
     def __call__(self, response: requests.Response, **_kwargs: Any) -> None:
         response.raise_for_status()
+
+
+class OwnError(Exception):
+    def __init__(self, message: str, response: requests.Response) -> None:
+        super().__init__(message)
+        self.response, self.request = response, response.request
+
+
+def test_an_exception_of_a_hooks_own_keeps_its_text_and_traceback_but_no_credentials(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    def raise_own(response: requests.Response, **_kwargs: Any) -> None:
+        message = "what now?really"
+        raise OwnError(message, response)
+
+    with requests.Session() as session:
+        session.hooks["response"].append(raise_own)
+        client = make_client(token_session=session, client_auth="client_secret_post")
+        with pytest.raises(OwnError, match=r"what now\?really") as failure:
+            client.renew_token()
+    assert "raise_own" in [
+        frame.name for frame in traceback.extract_tb(failure.value.__traceback__)
+    ]
+    assert failure.value.request.body is None
+    assert not [text for text in everything_on(failure.value) if SHOWN.search(text)]
+    failure.value.response.close()
+
+
+def test_a_bad_header_of_a_session_is_not_shown(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    with requests.Session() as session:
+        session.headers["X-Key"] = "top-secret\n"
+        with pytest.raises(requests.exceptions.InvalidHeader, match="is not valid") as failure:
+            make_client(token_session=session).renew_token()
+    assert not [text for text in everything_on(failure.value) if SHOWN.search(text)]
 
 
 @pytest.mark.parametrize(
@@ -401,7 +437,9 @@ def test_nothing_that_hangs_off_an_exception_holds_a_secret(
         )
         with pytest.raises(requests.exceptions.RequestException) as failure:
             client.renew_token()
-    found = [text for text in everything_on(failure.value) if SHOWN.search(text)]
+        found = [text for text in everything_on(failure.value) if SHOWN.search(text)]
+        if failure.value.response is not None:
+            failure.value.response.close()
     assert not found
 
 
