@@ -34,7 +34,7 @@ _LIMIT = 300
 
 #: Characters of a text from outside in which secrets are looked for. It is more than is shown, so
 #: that a secret that begins in the part that is shown is seen as a whole.
-_WINDOW = 32_768
+_WINDOW = 16_384
 
 #: Headers of the token request, and members of its form, that may be shown: a key may be in any
 #: of the others.
@@ -62,20 +62,21 @@ _HARMLESS_MEMBERS = frozenset(
 _LONG = 8
 _SECRET_NAME = re.compile("secret|pass|pwd|pin$|key|token|code|cred|auth|sig|assert", re.IGNORECASE)
 
-#: How a text may write one character: percent-encoded, as JSON, Python or HTML escape it.
-_ESCAPE = re.compile(
-    rb"%(?P<byte>[0-9A-Fa-f]{2})"
-    rb"|\\u(?P<pair>[dD][89abAB][0-9A-Fa-f]{2}\\u[dD][c-fC-F][0-9A-Fa-f]{2})"
+#: The ways in which a text may be escaped: as in URLs, in HTML, in JSON and Python.
+_PERCENT = re.compile(rb"%[0-9A-Fa-f]{2}")
+_ENTITY = re.compile(rb"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
+_BACKSLASH = re.compile(
+    rb"\\u(?P<pair>[dD][89abAB][0-9A-Fa-f]{2}\\u[dD][c-fC-F][0-9A-Fa-f]{2})"
     rb"|\\(?:u(?P<u4>[0-9A-Fa-f]{4})|U(?P<u8>[0-9A-Fa-f]{8})|x(?P<x>[0-9A-Fa-f]{2}))"
     rb"|\\(?P<char>[^uUx])"
-    rb"|(?P<entity>&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});)"
 )
 
 #: Exceptions that are raised between alf and the network.
 _LIBRARY_ERRORS = (requests.exceptions.RequestException, HTTPError, OSError)
 
-#: How often a text may be escaped: twice percent-encoded, in a JSON text, in HTML.
+#: How often a text may be escaped, and how many readings of it are looked at.
 _DEPTH = 4
+_MOST_READINGS = 60
 
 
 class Secret(str):
@@ -140,20 +141,21 @@ def _secret_spans(text: str, secrets: Collection[str]) -> list[tuple[int, int]]:
         return []
     pattern = re.compile(b"|".join(map(_pattern, secrets)), re.IGNORECASE)
     spans: set[tuple[int, int]] = set()
-    # In Python `\xe9` is a byte of bytes, and a character of a str.
-    for is_byte in (True, False) if "\\x" in text else (True,):
-        characters = [character.encode("utf-8", "surrogatepass") for character in text]
-        places = [(at, at + 1) for at, encoded in enumerate(characters) for _ in encoded]
-        data = b"".join(characters)
-        for _ in range(_DEPTH + 1):
-            spans.update(
-                (places[found.start()][0], places[found.end() - 1][1])
-                for found in pattern.finditer(data)
-            )
-            size = len(data)
-            data, places = _unescape(data, places, is_byte=is_byte)
-            if len(data) == size:
-                break
+    characters = [character.encode("utf-8", "surrogatepass") for character in text]
+    places = [(at, at + 1) for at, encoded in enumerate(characters) for _ in encoded]
+    readings = {b"".join(characters): (places, 0)}
+    to_read = list(readings)
+    for data in to_read:
+        places, depth = readings[data]
+        spans.update(
+            (places[found.start()][0], places[found.end() - 1][1])
+            for found in pattern.finditer(data)
+        )
+        for escape, meaning in _ESCAPES if depth < _DEPTH else ():
+            plain, origins = _unescape(data, places, escape, meaning)
+            if plain not in readings and len(readings) < _MOST_READINGS:
+                readings[plain] = (origins, depth + 1)
+                to_read.append(plain)
     return sorted(spans)
 
 
@@ -169,14 +171,17 @@ def _pattern(secret: str) -> bytes:
 
 
 def _unescape(
-    data: bytes, places: list[tuple[int, int]], *, is_byte: bool
+    data: bytes,
+    places: list[tuple[int, int]],
+    escape: re.Pattern[bytes],
+    meaning: Callable[[re.Match[bytes]], bytes],
 ) -> tuple[bytes, list[tuple[int, int]]]:
     """The text with one layer of escapes taken off, and where each of its bytes comes from."""
     pieces: list[bytes] = []
     origins: list[tuple[int, int]] = []
     position = 0
-    for found in _ESCAPE.finditer(data):
-        plain = _meaning(found, is_byte=is_byte)
+    for found in escape.finditer(data):
+        plain = meaning(found)
         start, end = found.span()
         pieces += [data[position:start], plain]
         origins += places[position:start]
@@ -185,21 +190,39 @@ def _unescape(
     return b"".join([*pieces, data[position:]]), origins + places[position:]
 
 
-def _meaning(escape: re.Match[bytes], *, is_byte: bool) -> bytes:
+def _percent_meaning(escape: re.Match[bytes]) -> bytes:
+    return bytes.fromhex(escape[0][1:].decode())
+
+
+def _entity_meaning(escape: re.Match[bytes]) -> bytes:
+    return html.unescape(escape[0].decode()).encode("utf-8", "surrogatepass")
+
+
+def _backslash_meaning(escape: re.Match[bytes]) -> bytes:
     kind = str(escape.lastgroup)
     value = escape[kind]
     if kind == "char":
         return value
-    if kind == "byte" or (kind == "x" and is_byte):
-        return bytes.fromhex(value.decode())
-    if kind == "entity":
-        text = html.unescape(value.decode())
-    elif kind == "pair":
+    if kind == "pair":
         text = bytes.fromhex(value.replace(b"\\u", b"").decode()).decode("utf-16-be")
     else:
         code = int(value, 16)
         text = chr(code) if code <= 0x10FFFF else "?"
     return text.encode("utf-8", "surrogatepass")
+
+
+def _byte_meaning(escape: re.Match[bytes]) -> bytes:
+    # In Python `\xe9` is a character of a str, and a byte of bytes.
+    byte = escape["x"]
+    return _backslash_meaning(escape) if byte is None else bytes.fromhex(byte.decode())
+
+
+_ESCAPES = (
+    (_PERCENT, _percent_meaning),
+    (_ENTITY, _entity_meaning),
+    (_BACKSLASH, _backslash_meaning),
+    (_BACKSLASH, _byte_meaning),
+)
 
 
 def secrets_of(request: Any) -> list[Secret]:
@@ -246,7 +269,7 @@ def _url_values(request: requests.PreparedRequest) -> Iterator[tuple[str, str]]:
 
 
 def without_secrets(request: Any) -> Any:
-    """A copy of the request that may be shown; ``None`` where it was not sent yet."""
+    """A copy of the request that may be shown; ``None`` where it was not prepared."""
     if not isinstance(request, requests.PreparedRequest):
         return None
     safe = request.copy()
@@ -337,9 +360,7 @@ def _shown_arguments(
         return ("the URL of a proxy is not valid",)
     if isinstance(cause, requests.exceptions.InvalidHeader):
         return ("a header of the token request is not valid",)
-    if isinstance(cause, (requests.exceptions.RequestException, HTTPError)):
-        return tuple(_shown_text(a, secrets) if isinstance(a, str) else a for a in cause.args)
-    return cause.args
+    return tuple(_shown_text(a, secrets) if isinstance(a, str) else a for a in cause.args)
 
 
 def _shown_text(text: str, secrets: Collection[str]) -> str:

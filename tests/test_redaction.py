@@ -6,6 +6,7 @@ import base64
 import contextlib
 import html
 import json
+import random
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -218,6 +219,25 @@ def test_a_secret_is_found_however_a_gateway_escapes_it(
     assert rest.replace("&quot;", "").strip(outside) == "***"
 
 
+def test_a_secret_is_found_however_escapes_are_combined() -> None:
+    some = random.Random(1)
+    ways = [
+        lambda text: json.dumps(text)[1:-1],
+        lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+        lambda text: repr(text)[1:-1],
+        lambda text: repr(text.encode())[2:-1],
+        html.escape,
+        quote,
+        quoted,
+    ]
+    for _ in range(2000):
+        secret = "".join(some.choices("aZ0!$%&/()=?+*~#'\"\\<>;:,._- \u00e9\u20ac\U0001f600", k=10))
+        cited = secret
+        for way in some.choices(ways, k=3):
+            cited = way(cited)
+        assert shown(f"got {cited}!", [secret]) == "got ***!", (secret, cited)
+
+
 def test_a_character_outside_the_basic_plane_is_found_in_a_pair_of_escapes() -> None:
     secret = "s3cr3t-\U0001f511-key"
     assert shown(f"got {json.dumps(secret)}", [secret]) == 'got "***"'
@@ -365,8 +385,12 @@ class RaisingHook:
 
 class OwnError(Exception):
     def __init__(self, message: str, response: requests.Response) -> None:
-        super().__init__(message)
+        super().__init__(message, requests.exceptions.RequestException(request=ODD_REQUEST))
         self.response, self.request = response, response.request
+
+
+#: It was never prepared, so it may hold anything.
+ODD_REQUEST: Any = requests.Request("POST", "https://id.test/", data={"password": "top-secret"})
 
 
 def test_an_exception_of_a_hooks_own_keeps_its_text_and_traceback_but_no_credentials(
@@ -385,6 +409,7 @@ def test_an_exception_of_a_hooks_own_keeps_its_text_and_traceback_but_no_credent
         frame.name for frame in traceback.extract_tb(failure.value.__traceback__)
     ]
     assert failure.value.request.body is None
+    assert failure.value.args[1].request is None
     assert not [text for text in everything_on(failure.value) if SHOWN.search(text)]
     failure.value.response.close()
 
