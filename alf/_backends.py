@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import inspect
-import secrets
+import logging
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["LONGEST_TTL", "Backend", "Release", "as_text", "make_backend", "no_release"]
+from alf._forks import register_after_fork
+
+__all__ = ["LONGEST_TTL", "PROCESS_LOCKS", "Backend", "Lock", "as_text", "make_backend"]
+
+logger = logging.getLogger("alf")
 
 #: An entry lives at most this long, in seconds: memcached takes a larger number for a date.
 LONGEST_TTL = 30 * 24 * 3600
+
+#: A longer value is not an entry: nothing tries to decode it.
+_LONGEST_VALUE = 256 * 1024
 
 #: What storages call the seconds for which an entry lives.
 _TTL_WORDS = ("ex", "ttl", "expire", "expires_in", "exptime", "timeout", "time")
@@ -19,23 +28,40 @@ _TTL_WORDS = ("ex", "ttl", "expire", "expires_in", "exptime", "timeout", "time")
 #: The same for packages whose signatures do not tell.
 _HIDDEN_TTL_WORDS = {"flask_caching": "timeout", "pylibmc": "time", "pymemcache": "expire"}
 
-#: Releases a lock.
-Release = Callable[[], object]
+
+class Lock(Protocol):
+    """A lock that one of all processes can have, and that ends by itself.
+
+    A lock has a value, by which its holder is known; others can read it.
+    """
+
+    def take(self, name: str, value: str, seconds: int) -> bool:
+        """Take the lock for so many seconds at most; whether it was free."""
+        ...
+
+    def holder(self, name: str) -> object:
+        """The value with which the lock was taken; something false if it is free or not known."""
+        ...
+
+    def release(self, name: str, value: str) -> None:
+        """Release the lock, if it still has this value."""
+        ...
 
 
 @dataclass(frozen=True)
 class Backend:
     """A storage in alf's words.
 
-    ``lock(name, seconds)`` takes a lock that ends by itself after so many seconds; it returns what
-    releases it, or ``None`` if another process holds it. ``lock`` is ``None`` if the storage has
-    neither a lock nor an atomic add; ``delete`` is ``None`` if it cannot delete.
+    ``look(key, name)`` gives an entry and the holder of a lock, with one command if possible;
+    ``delete`` is ``None`` if the storage cannot delete, ``lock`` is ``None`` if it has neither a
+    lock nor an atomic add.
     """
 
     get: Callable[[str], object]
     set: Callable[[str, str, int], object]
     delete: Callable[[str], object] | None
-    lock: Callable[[str, int], Release | None] | None
+    lock: Lock | None
+    look: Callable[[str, str], tuple[object, object]]
 
 
 def make_backend(storage: Any) -> Backend:
@@ -46,6 +72,10 @@ def make_backend(storage: Any) -> Backend:
     :raises TypeError: it has neither ``get`` and ``set`` nor ``get`` and ``__setitem__``, or is
         one for asyncio.
     """
+    own = getattr(type(storage), "_as_backend", None)
+    if own is not None:
+        made: Backend = own(storage)
+        return made
     kind = type(storage)
     name = f"{kind.__module__}.{kind.__qualname__}"
     has_get, has_set = (_find(storage, method) is not None for method in ("get", "set"))
@@ -66,6 +96,7 @@ def make_backend(storage: Any) -> Backend:
             lambda key, value, _ttl: storage.__setitem__(key, value),
             (lambda key: storage.pop(key, None)) if _find(storage, "pop") else None,
             None,
+            lambda key, _name: (get(key), None),
         )
     ttl_options = _ttl_options(storage, "set")
 
@@ -73,7 +104,15 @@ def make_backend(storage: Any) -> Backend:
         return storage.set(key, value, **ttl_options(ttl))
 
     delete = _find_delete(storage)
-    return Backend(get, set_, delete, _find_lock(storage, delete))
+    lock = _find_lock(storage, delete)
+
+    def look(key: str, name: str) -> tuple[object, object]:
+        return get(key), None if lock is None else lock.holder(name)
+
+    if isinstance(lock, _RedisLock) and _find(storage, "mget_nonatomic") is None:
+        # The two keys of a cluster may be in different places.
+        look = lambda key, name: tuple(storage.mget([key, name]))  # noqa: E731
+    return Backend(get, set_, delete, lock, look)
 
 
 def _find_delete(storage: Any) -> Callable[[str], object] | None:
@@ -83,49 +122,129 @@ def _find_delete(storage: Any) -> Callable[[str], object] | None:
     return lambda key: storage.delete(key, **options)
 
 
-def _find_lock(
-    storage: Any, delete: Callable[[str], object] | None
-) -> Callable[[str, int], Release | None] | None:
-    lock = _Method(storage, "lock")
-    if "seconds" in lock.parameters:  # a storage of our own
-        return lambda name, seconds: storage.lock(name, seconds)
-    if "timeout" in lock.parameters or lock.package == "django_redis":
-        return _lock_by_lock(storage)
+def _find_lock(storage: Any, delete: Callable[[str], object] | None) -> Lock | None:
+    if delete is not None and {"nx", "ex"} <= _Method(storage, "set").parameters:
+        return _RedisLock(storage, delete)
+    if "timeout" in _Method(storage, "lock").parameters:
+        return _LockObjects(storage)
     if delete is not None and _ttl_options(storage, "add")(1):
-        return _lock_by_add(storage, delete)
+        return _AddLock(storage, delete)
     return None
 
 
-def _lock_by_lock(storage: Any) -> Callable[[str, int], Release | None]:
-    """By the lock of redis-py, of valkey-py or of django-redis."""
+class _AddLock:
+    """By ``add(key, value, ttl)``, which stores nothing if there is something."""
 
-    def take(name: str, seconds: int) -> Release | None:
-        lock = storage.lock(name, timeout=seconds)
-        return lock.release if lock.acquire(blocking=False) else None
+    def __init__(self, storage: Any, delete: Callable[[str], object]) -> None:
+        self._storage = storage
+        self._delete = delete
+        self._ttl_options = _ttl_options(storage, "add")
 
-    return take
+    def take(self, name: str, value: str, seconds: int) -> bool:
+        answer = self._storage.add(name, value, **self._ttl_options(seconds))
+        # Clients that swallow their errors also say no: then nobody holds it.
+        return answer is None or bool(answer) or not self.holder(name)
+
+    def holder(self, name: str) -> object:
+        return self._storage.get(name)
+
+    def release(self, name: str, value: str) -> None:
+        # If it expires between the two, the next holder loses it: at worst there is one more
+        # token request.
+        held = self.holder(name)
+        if held and as_text(held) == value:
+            self._delete(name)
 
 
-def _lock_by_add(
-    storage: Any, delete: Callable[[str], object]
-) -> Callable[[str, int], Release | None]:
-    """By ``add(key, value, ttl)``, which stores nothing where there is something."""
-    ttl_options = _ttl_options(storage, "add")
+class _RedisLock(_AddLock):
+    """By Redis' ``SET NX``; released by a script, or without one if the server runs none."""
 
-    def take(name: str, seconds: int) -> Release | None:
-        owner = secrets.token_hex(16)
-        answer = storage.add(name, owner, **ttl_options(seconds))
-        if answer is not None and not answer:
-            # Clients that swallow their errors say the same: then nobody has it.
-            return None if storage.get(name) else no_release
+    _SCRIPT = """
+if redis.call("get", KEYS[1]) == ARGV[1] then return redis.call("del", KEYS[1]) end
+return 0
+"""
 
-        def release() -> None:
-            if as_text(storage.get(name)) == owner:
-                delete(name)
+    def __init__(self, storage: Any, delete: Callable[[str], object]) -> None:
+        super().__init__(storage, delete)
+        self._has_scripts = _find(storage, "eval") is not None
 
-        return release
+    def take(self, name: str, value: str, seconds: int) -> bool:
+        return bool(self._storage.set(name, value, nx=True, ex=seconds))
 
-    return take
+    def release(self, name: str, value: str) -> None:
+        if not self._has_scripts:
+            super().release(name, value)
+            return
+        try:
+            self._storage.eval(self._SCRIPT, 1, name, value)
+        except Exception:
+            # If the server is down, this fails as well.
+            super().release(name, value)
+            self._has_scripts = False
+            logger.warning(
+                "token storage: Redis runs no scripts for this user; the lock %s is released "
+                "with GET and DEL",
+                name,
+            )
+
+
+class _LockObjects:
+    """By the lock objects that ``lock(name, timeout)`` makes."""
+
+    def __init__(self, storage: Any) -> None:
+        self._storage = storage
+        self._held: dict[str, Any] = {}
+
+    def take(self, name: str, value: str, seconds: int) -> bool:
+        lock = self._storage.lock(name, timeout=seconds)
+        if not lock.acquire(blocking=False):
+            return False
+        self._held[value] = lock
+        return True
+
+    def holder(self, name: str) -> object:
+        del name
+        return None  # the value of the lock is its maker's
+
+    def release(self, name: str, value: str) -> None:
+        del name
+        lock = self._held.pop(value, None)
+        if lock is not None:
+            lock.release()
+
+
+class ProcessLocks:
+    """Locks among the threads of this process."""
+
+    def __init__(self) -> None:
+        self._after_fork()
+        register_after_fork(self)
+
+    def _after_fork(self) -> None:
+        self._mutex = threading.Lock()
+        self._held: dict[str, tuple[str, float]] = {}
+
+    def take(self, name: str, value: str, seconds: int) -> bool:
+        now = time.monotonic()
+        with self._mutex:
+            held = self._held.get(name)
+            if held is not None and now < held[1]:
+                return False
+            self._held[name] = (value, now + seconds)
+            return True
+
+    def holder(self, name: str) -> object:
+        held = self._held.get(name)
+        return None if held is None else held[0]
+
+    def release(self, name: str, value: str) -> None:
+        with self._mutex:
+            if self.holder(name) == value:
+                del self._held[name]
+
+
+#: For storages that have no lock: at least the Clients of one process request one token.
+PROCESS_LOCKS = ProcessLocks()
 
 
 def _ttl_options(storage: Any, name: str) -> Callable[[int], dict[str, Any]]:
@@ -184,10 +303,16 @@ def _find(storage: Any, name: str) -> Callable[..., Any] | None:
     return method if callable(method) else None
 
 
-def as_text(value: Any) -> str:
-    """What a storage gave: some give bytes for the string that they were given."""
+def as_text(value: object) -> str:
+    """A stored text: some storages give bytes for the string that they were given.
+
+    :raises TypeError: it is something else; ``bytes(n)`` would allocate ``n`` bytes.
+    :raises ValueError: it is too long, or not UTF-8.
+    """
+    if not isinstance(value, (str, bytes, bytearray, memoryview)):
+        message = f"a {type(value).__name__} instead of a text"
+        raise TypeError(message)
+    if len(value) > _LONGEST_VALUE:
+        message = "too long a text"
+        raise ValueError(message)
     return value if isinstance(value, str) else bytes(value).decode()
-
-
-def no_release() -> None:
-    """Releases a lock that was never taken."""

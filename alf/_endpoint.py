@@ -88,7 +88,8 @@ class TokenEndpoint:
         self.url = url
         self._credentials = credentials
         self._client_auth = client_auth
-        self._method = "discovered" if client_auth is None else client_auth.method
+        #: How the client authenticates, and as whom if that is not by its id; ``None``: not known.
+        self._identity = "discovered" if client_auth is None else client_auth.identity
         self._revocation_endpoint = revocation_endpoint
         self._metadata = None if is_issuer else Metadata(url, revocation_endpoint)
         if client_auth is not None and client_auth.needs_tls and urlsplit(url).scheme != "https":
@@ -131,8 +132,21 @@ class TokenEndpoint:
     def binding(self) -> str:
         """What makes a token another one: client authentication, key and certificate."""
         jkt = None if self._dpop_key is None else self._dpop_key.thumbprint
-        x5t = None if self._cert is None else thumbprint(self._cert)
-        return " ".join(filter(None, (self._method, jkt, x5t)))
+        cert = self._transport.cert
+        x5t = thumbprint(cert) if cert else None
+        return " ".join(filter(None, (self._identity, jkt, x5t)))
+
+    def check_identity(self) -> None:
+        """See that tokens of this client can be told from those of another.
+
+        :raises TypeError: ``client_auth`` is a callable that does not say who the client is.
+        """
+        if self._identity is None:
+            message = (
+                "token_storage needs a token_storage_key: the client_auth callable does not tell "
+                "which client it authenticates, unless it has an attribute identity, a str"
+            )
+            raise TypeError(message)
 
     @property
     def max_duration(self) -> float:

@@ -1,96 +1,65 @@
-"""The shared entry of a token: its key, its format, its lock, and what happens in an outage."""
+"""The shared token: reading and writing its entry, one request at a time, and outages."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import math
+import pickle
 import random
-import re
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
-from alf._backends import LONGEST_TTL, Release, as_text, make_backend, no_release
+from alf._backends import LONGEST_TTL, PROCESS_LOCKS, Lock, as_text, make_backend
+from alf._backoff import Backoff
 from alf._clocks import Clock
-from alf._forks import register_after_fork
+from alf._entries import FORMAT, LONGEST_REFUSAL, Entry, Holder, StoredRefusal, check_key
+from alf._storage_calls import StorageCallError, StorageCalls
 from alf.tokens import Token
 
-__all__ = ["TokenStorage", "entry_key"]
+__all__ = ["LockBusyError", "TokenStorage"]
 
 logger = logging.getLogger("alf")
 
-#: The version of the entry's format, in its key and in its value.
-_FORMAT = 1
-
-#: Seconds for which a part of the storage that fails is left alone: the first time, at the most.
-_SHORTEST_PAUSE = 1.0
+#: Seconds for which a part of the storage that fails is left alone, at most.
 _LONGEST_PAUSE = 60.0
 
-#: Seconds that a call of the storage may keep the next one waiting.
-_LONGEST_CALL = 5.0
-
-#: Seconds for which a process may hold the lock, at the most: one that dies delays the others
-#: by that.
+#: Seconds for which a process may hold the lock, at most.
 _LONGEST_LOCK = 60.0
 
-#: Seconds between two looks at the entry while another process asks: at first, at the most.
-_SHORTEST_LOOK = 0.05
-_LONGEST_LOOK = 0.5
+#: A holder is given up after twice the time that it expected to take and these seconds; one that
+#: does not say what it expects, since it is not alf or wrote nonsense, after these seconds.
+_PATIENCE = 2.0
 
-_UNREADABLE = re.compile(r"[^A-Za-z0-9._-]+")
-_KEY = re.compile(r"[\x21-\x7e]{1,240}\Z")
+#: A waiting process looks after this many seconds, and after this fraction of the time that it has
+#: waited: nobody gets the token much later than it is there, and a long request costs few looks.
+_LOOK_AFTER = 0.1
+_LOOK_AFTER_FRACTION = 1 / 3
+
+#: What reading raises if the entry is not readable, as opposed to a storage that is not.
+_UNREADABLE = (
+    *(UnicodeError, ValueError, TypeError, EOFError, AttributeError, ImportError),
+    *(IndexError, pickle.PickleError),
+)
 
 
-def entry_key(
-    token_endpoint: str,
-    client_id: str,
-    params: Sequence[tuple[str, str]],
-    headers: Mapping[str, str] | None = None,
-    binding: str = "",
-) -> str:
-    """The key of a token's entry: the same for the same token, another for any other.
-
-    It begins with what a person can read and ends with a digest of everything. No secret is in
-    either. It has less than 250 bytes, neither blanks nor control characters: memcached's rules.
-
-    :param token_endpoint: URL of the token endpoint.
-    :param client_id: the client's identifier.
-    :param params: the pairs of the token request's form, without credentials; the order of the
-        names in ``scope`` does not matter (RFC 6749 §3.3).
-    :param headers: headers of the token request beside the usual ones.
-    :param binding: how the client authenticates, and what the token is bound to.
-    """
-    parts = urlsplit(token_endpoint)
-    place = parts._replace(netloc=parts.netloc.rpartition("@")[2].lower()).geturl()
-    pairs = sorted(
-        (name, " ".join(sorted(set(value.split()))) if name == "scope" else value)
-        for name, value in params
-    )
-    extra = sorted((name.lower(), value) for name, value in (headers or {}).items())
-    whole = json.dumps([place, client_id, pairs, extra, binding])
-    digest = hashlib.sha256(whole.encode()).hexdigest()[:40]
-    readable = [_UNREADABLE.sub("-", part)[:60] for part in (parts.hostname or "", client_id)]
-    return ":".join(("alf", str(_FORMAT), *readable, digest))
+class LockBusyError(Exception):
+    """Another process holds the lock."""
 
 
 class TokenStorage:
-    """The one entry of one token in a storage. Never raises: a storage in trouble is an empty one.
+    """The one entry of one token in a storage. A failing storage never fails a call.
 
-    What fails, be it reading, writing or locking, is left alone for a while, longer each time: a
-    time-out is not paid on each call, and an outage is logged once.
+    What fails, be it reading, writing or locking, is left alone for a while, longer each time. An
+    outage is logged once. A call of the storage takes about a second at most.
 
     :param storage: any object with ``get(key)`` and ``set(key, value)``, or a mutable mapping.
-    :param key: the entry's key.
+    :param key: the entry's key: a str that the user chose, or what gives it when it is needed.
     :param max_duration: seconds that a token request may take.
     :param on_failure: told of each outage: its ``operation``, and the class of its ``error``.
     :param clock: what tells the time.
-    :raises TypeError: the storage has neither or is for asyncio, or the key is no string.
+    :raises TypeError: the storage has neither or is for asyncio, or the key is not a str.
     :raises ValueError: the key is not 1 to 240 visible ASCII characters.
 
     The storage is called by one thread at a time.
@@ -99,158 +68,332 @@ class TokenStorage:
     def __init__(
         self,
         storage: Any,
-        key: str,
+        key: str | Callable[[], str],
         *,
         max_duration: float = 20.0,
         on_failure: Callable[..., object] | None = None,
         clock: Clock = time,
     ) -> None:
-        if not isinstance(key, str):
-            message = f"token_storage_key must be a str, got {type(key).__name__}"
-            raise TypeError(message)
-        if not _KEY.match(key):
-            message = f"token_storage_key must be 1 to 240 visible ASCII characters, got {key!r}"
-            raise ValueError(message)
+        self._own_key = key if callable(key) else None
+        self._users_key = "" if callable(key) else check_key(key)
         self._backend = make_backend(storage)
-        self._key = key
+        self._lock: Lock = PROCESS_LOCKS if self._backend.lock is None else self._backend.lock
         # A second more, since memcached's seconds are up to one shorter.
         self._lock_seconds = math.ceil(min(max_duration, _LONGEST_LOCK)) + 1
         self._on_failure = on_failure
         self._clock = clock
-        self._lock = threading.Lock()
+        self._call = StorageCalls()
         self._reading = _Outage("reading", clock)
         self._writing = _Outage("writing", clock)
         self._locking = _Outage("locking", clock)
         self._is_rubbish_known = False
         self._is_shareable = True
-        register_after_fork(self)
+        #: Whether the user's key holds something that is not alf's to replace.
+        self._is_foreign = False
+        #: The place of the stored token in the order of requests, when it was last read.
+        self._sequence = 0
+        #: Seconds that a token request takes, as far as is known here.
+        self._expected: float | None = None
+        self._requested_at: float | None = None
+
+    @property
+    def _key(self) -> str:
+        return self._users_key if self._own_key is None else self._own_key()
+
+    @property
+    def _lock_name(self) -> str:
+        return f"{self._key}:lock"
+
+    # -- the entry -------------------------------------------------------------------------
 
     def load(self) -> Token | None:
         """The token in the entry, if there is one."""
-        if self._reading.is_paused:
+        entry = self._load()
+        return None if entry is None else entry.token
+
+    def _load(self) -> Entry | None:
+        return self._parse(self._read(self._backend.get, self._key))
+
+    def _read(self, get: Callable[..., Any], *args: str) -> Any:
+        """What the storage has; ``None`` if there is nothing, or in an outage."""
+        if self._reading.is_paused or self._is_foreign:
             return None
+        value = None
         try:
-            entry = self._call(self._backend.get, self._key)
-        except (KeyError, FileNotFoundError):  # how some say that there is none
-            entry = None
-        except Exception as error:
-            self._note_failure(self._reading, error)
-            return None
-        self._note_success(self._reading)
-        try:
-            # None, and dogpile's NO_VALUE.
-            token = _read_entry(entry) if entry else None
-        except Exception as error:
-            # Only the kind: the text may quote the entry.
-            if not self._is_rubbish_known:
+            value = self._call(get, *args)
+        except StorageCallError as failure:
+            error = failure.error
+            if "WRONGTYPE" in _text(error) and self._own_key is None:
+                self._is_foreign = True
                 logger.warning(
-                    "token storage: %s holds what is no token entry of format %d (%s); it will "
-                    "be replaced",
-                    *(self._key, _FORMAT, _kind(error)),
+                    "token storage: %s holds something that is not a string; it is left alone, "
+                    "and the token is not shared",
+                    self._key,
                 )
-            self._is_rubbish_known = True
+                return None
+            if "WRONGTYPE" in _text(error) or _is_unreadable(error):
+                self._note_rubbish(error)
+            elif not isinstance(error, (KeyError, FileNotFoundError)):  # there is none
+                self._note_failure(self._reading, error)
+                return None
+        self._note_success(self._reading)
+        return value
+
+    def _parse(self, value: Any) -> Entry | None:
+        try:
+            if not value:  # None, and dogpile's NO_VALUE
+                self._sequence = 0
+                return None
+            entry = Entry.parse(value, self._key)
+        except Exception as error:
+            self._note_rubbish(error)
             return None
         self._is_rubbish_known = False
-        return token
+        self._sequence = entry.sequence
+        if entry.took is not None:
+            self._expected = entry.took
+        return entry
+
+    def _note_rubbish(self, error: Exception) -> None:
+        if not self._is_rubbish_known:
+            logger.warning(
+                "token storage: %s is not a valid token entry of format %d (%s); it will be "
+                "replaced",
+                # Only the kind: the text may quote the entry.
+                *(self._key, FORMAT, _kind(error)),
+            )
+        self._is_rubbish_known = True
 
     def save(self, token: Token) -> float | None:
-        """Replace the entry by this token, unless one that was asked for later is there.
+        """Replace the entry by this token, unless one that was requested later is there.
 
-        :returns: when to try again, in the clock's monotonic time, where that failed.
+        :returns: when to try again, in the clock's monotonic time, if that failed.
         """
         now = self._clock.time()
         life = LONGEST_TTL if token.expires_at is None else token.expires_at - now
         self._is_shareable = life > 0
-        if not self._is_shareable:
+        if not self._is_shareable or self._is_foreign:
             return None
-        current = self.load()
-        if (
-            current is not None
-            and token.issued_at < current.issued_at <= now
-            and (current.expires_at is None or now < current.expires_at)
-        ):
+        if self._requested_at is not None:
+            self._expected = max(0.0, self._clock.monotonic() - self._requested_at)
+            self._requested_at = None
+        before = self._sequence
+        current = self._load()
+        if current is not None and _is_newer(current, token, before, now):
             return None
         for outage in (self._reading, self._writing):
             if outage.is_paused:
                 return outage.paused_until
+        sequence = before if current is None else max(before, current.sequence)
+        entry = Entry(token, sequence + 1, self._expected)
         ttl = min(math.ceil(life), LONGEST_TTL)
+        key = self._key
         try:
-            answer: Any = self._call(self._backend.set, self._key, _write_entry(token), ttl)
+            answer: Any = self._call(self._backend.set, key, entry.dump(key), ttl)
             is_denied = answer is not None and not answer
-        except Exception as error:
-            return self._note_failure(self._writing, error)
+        except StorageCallError as failure:
+            return self._note_failure(self._writing, failure.error)
+        self._sequence = entry.sequence
         # memcached's clients say so when they fail; others mean something else by it.
-        if is_denied and self.load() != token:
+        if is_denied and self.load() != _as_stored(token):
             return self._note_failure(self._writing, None)
         self._note_success(self._writing)
         return None
 
     def remove(self, token: Token) -> None:
-        """Remove the entry, if it still is this token, and the storage has a way to do so."""
+        """Remove the entry, if it still holds this token, and the storage can delete."""
         stored = self.load()
         delete = self._backend.delete
         if delete is None or stored is None or stored.access_token != token.access_token:
             return
         try:
             self._call(delete, self._key)
+        except StorageCallError as failure:
+            self._note_failure(self._writing, failure.error)
+
+    # -- a refusal of the client -----------------------------------------------------------
+
+    def load_refusal(self, credential: str) -> StoredRefusal | None:
+        """The endpoint's recent refusal of this credential, if another process met one.
+
+        :param credential: the secret that would be sent.
+        """
+        key = f"{self._key}:refused"
+        value = self._read(self._backend.get, key)
+        try:
+            if not value:
+                return None
+            return StoredRefusal.parse(value, key, credential, self._clock.time())
         except Exception as error:
-            self._note_failure(self._writing, error)
+            logger.debug("token storage: %s is not a valid refusal (%s)", key, _kind(error))
+            return None
+
+    def save_refusal(
+        self,
+        credential: str,
+        status: int,
+        error: str | None = None,
+        description: str | None = None,
+        *,
+        seconds: float = LONGEST_REFUSAL,
+    ) -> None:
+        """Share the endpoint's refusal of this credential for so many seconds, 30 at most.
+
+        :param credential: the secret that was refused.
+        :param status: the status of the answer.
+        :param error: the error code (RFC 6749 §5.2).
+        :param description: the endpoint's text, redacted.
+        """
+        seconds = min(seconds, LONGEST_REFUSAL)
+        if seconds <= 0 or self._is_foreign or self._writing.is_paused or self._reading.is_paused:
+            return
+        key = f"{self._key}:refused"
+        until = self._clock.time() + seconds
+        value = StoredRefusal(status, error, description, until).dump(key, credential)
+        try:
+            self._call(self._backend.set, key, value, math.ceil(seconds))
+        except StorageCallError as failure:
+            self._note_failure(self._writing, failure.error)
+
+    # -- one request at a time -------------------------------------------------------------
 
     @contextlib.contextmanager
-    def exclusive(self, is_wanted: Callable[[Token], bool]) -> Iterator[Token | None]:
-        """Wait for this process's turn to ask the endpoint, and keep it for the ``with`` block.
+    def exclusive(
+        self, is_wanted: Callable[[Token], bool], *, wait: bool = True
+    ) -> Iterator[Token | None]:
+        """Hold the lock for the ``with`` block, in which the token is requested.
 
-        Where the storage has neither a lock nor an atomic add, or is in trouble, it comes at
-        once, and where the last token was dead on arrival: such ones cannot be shared. Where a
-        process that has it is dead, or stuck, it comes after a bounded time.
+        If the storage fails, or if the last token was dead on arrival and cannot be shared, the
+        block runs without the lock. A holder that is dead or stuck delays the others for a
+        bounded time.
 
-        :param is_wanted: whether a stored token makes asking needless.
-        :returns: such a token, if one is there or comes while waiting; ``None``: it is our turn.
+        :param is_wanted: whether a stored token makes a request needless.
+        :param wait: whether to wait for another holder.
+        :returns: a stored token that is wanted, if there is one; ``None``: request one.
+        :raises LockBusyError: another process holds the lock, and ``wait`` is false.
         """
-        if self._backend.lock is None or not self._is_shareable:
+        if not self._is_shareable or self._is_foreign:
             yield None
             return
+        name = self._lock_name
+        mine = Holder.new(self._expected, self._clock.time()).dump()
         stored: Token | None = None
-        deadline = self._clock.monotonic() + self._lock_seconds + 1
-        pause = _SHORTEST_LOOK
-        release = self._take(self._backend.lock)
+        holds = self._take(name, mine)
         try:
-            while release is None and stored is None and self._clock.monotonic() < deadline:
-                self._clock.sleep(random.uniform(pause / 2, pause))  # noqa: S311
-                pause = min(pause * 1.5, _LONGEST_LOOK)
-                stored = self._load_wanted(is_wanted)
-                if stored is None:
-                    release = self._take(self._backend.lock)
-            if stored is None:
-                # Who had the turn before may have stored one since the last look.
-                stored = self._load_wanted(is_wanted)
+            if not holds:
+                if not wait:
+                    raise LockBusyError
+                holds, stored = self._wait(name, mine, is_wanted)
+            if holds:
+                # The holder before may have stored one since the last look.
+                stored = self._wanted(self._load(), is_wanted)
+            self._requested_at = self._clock.monotonic()
             yield stored
         finally:
-            if release is not None:
-                try:
-                    self._call(release)
-                except Exception as error:  # it has run out meanwhile, or will
-                    logger.debug("token storage: a lock was not released (%s)", _kind(error))
+            self._requested_at = None
+            if holds:
+                self._release(name, mine)
 
-    def _load_wanted(self, is_wanted: Callable[[Token], bool]) -> Token | None:
-        token = self.load()
-        return token if token is not None and is_wanted(token) else None
+    def _wait(
+        self, name: str, mine: str, is_wanted: Callable[[Token], bool]
+    ) -> tuple[bool, Token | None]:
+        """Wait for a stored token or the lock; neither: the storage fails, or it took too long."""
+        clock = self._clock
+        started_at = clock.monotonic()
+        pause = _LOOK_AFTER
+        seen: object = None
+        given_up_at = math.inf
+        while True:
+            clock.sleep(pause)
+            now = clock.monotonic()
+            entry, held = self._look(name)
+            stored = self._wanted(entry, is_wanted)
+            if stored is not None:
+                return False, stored
+            if self._is_troubled or now - started_at > self._lock_seconds + 1:
+                return False, None
+            if held and held != seen:
+                seen, holder = held, Holder.parse(held)
+                given_up_at = now + self._patience(holder)
+            if held and now >= given_up_at:
+                # Only one of those who wait gets it.
+                self._release(name, held)
+            if (not held or held == mine or now >= given_up_at) and self._take(name, mine):
+                return True, None
+            pause = self._pause(Holder.parse(held) if held else None, now - started_at)
+            if held and now < given_up_at:
+                pause = min(pause, given_up_at - now)
 
-    def _take(self, lock: Callable[[str, int], Release | None]) -> Release | None:
-        """What releases the lock; ``None`` if another process holds it."""
-        if self._reading.is_paused or self._writing.is_paused or self._locking.is_paused:
-            return no_release
+    def _pause(self, holder: Holder | None, waited: float) -> float:
+        """Seconds until the next look."""
+        pause = (_LOOK_AFTER + waited * _LOOK_AFTER_FRACTION) * random.uniform(0.95, 1)  # noqa: S311
+        if holder is not None and holder.expected is not None:
+            remaining = holder.remaining(self._clock.time())
+            if remaining > 0:
+                return remaining + random.uniform(0.01, 0.05 + holder.expected / 5)  # noqa: S311
+        return pause
+
+    def _patience(self, holder: Holder | None) -> float:
+        """Seconds after which this holder is given up."""
+        if holder is None:
+            return _PATIENCE
+        if holder.expected is None:
+            return float(self._lock_seconds)
+        return min(2 * holder.expected + _PATIENCE, self._lock_seconds)
+
+    def _look(self, name: str) -> tuple[Entry | None, str]:
+        """The entry, and the value of the lock; an empty one if it is free or not known."""
+        look = self._backend.look
+        if self._lock is PROCESS_LOCKS:
+            entry, held = self._read(self._backend.get, self._key), self._lock.holder(name)
+        else:
+            entry, held = self._read(look, self._key, name) or (None, None)
         try:
-            release: Release | None = self._call(lock, f"{self._key}:lock", self._lock_seconds)
-        except Exception as error:
-            self._note_failure(self._locking, error)
-            return no_release
+            text = as_text(held) if held else ""
+        except Exception:
+            text = "?"
+        return self._parse(entry), text
+
+    def _wanted(self, entry: Entry | None, is_wanted: Callable[[Token], bool]) -> Token | None:
+        return entry.token if entry is not None and is_wanted(entry.token) else None
+
+    @property
+    def _is_troubled(self) -> bool:
+        return self._reading.is_paused or self._writing.is_paused or self._locking.is_paused
+
+    def _take(self, name: str, mine: str) -> bool:
+        """Take the lock if it is free; also true if the storage fails: then nobody waits."""
+        if self._is_troubled:
+            return True
+        try:
+            is_mine = bool(self._call(self._lock.take, name, mine, self._lock_seconds))
+        except StorageCallError as failure:
+            self._note_failure(self._locking, failure.error)
+            return True
         self._note_success(self._locking)
-        return release
+        return is_mine
+
+    def _release(self, name: str, value: str) -> None:
+        if self._is_troubled:
+            return
+        try:
+            self._call(self._lock.release, name, value)
+        except StorageCallError as failure:
+            if _is_outage(failure.error):
+                self._note_failure(self._locking, failure.error)
+                return
+            # It stays until it expires: no other request may run into it.
+            self._lock = PROCESS_LOCKS
+            logger.warning(
+                "token storage: the lock %s could not be released (%s); it is not used again",
+                *(name, _kind(failure.error)),
+            )
+
+    # -- outages ---------------------------------------------------------------------------
 
     def _note_failure(self, outage: _Outage, error: Exception | None) -> float:
         """Leave that alone until the time returned; one outage, one warning."""
-        is_known = self._reading.is_failing or self._writing.is_failing or self._locking.is_failing
+        is_known = any(o.is_failing for o in (self._reading, self._writing, self._locking))
         # Only the error's kind: its text may quote the token.
         kind = None if error is None else _kind(error)
         logger.log(
@@ -260,73 +403,52 @@ class TokenStorage:
         )
         if not is_known and self._on_failure is not None:
             self._on_failure(operation=outage.what, error=kind)
-        return outage.begin()
+        return outage.fail()
 
     def _note_success(self, outage: _Outage) -> None:
         if outage.is_failing:
             logger.info("token storage: %s %s works again", outage.what, self._key)
-            outage.end()
-
-    def _call(self, function: Callable[..., Any], *args: object) -> Any:
-        if not self._lock.acquire(timeout=_LONGEST_CALL):
-            message = f"another call has not come back for {_LONGEST_CALL} s"
-            raise TimeoutError(message)
-        try:
-            return function(*args)
-        finally:
-            self._lock.release()
-
-    def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+            outage.succeed()
 
 
-class _Outage:
-    """Whether something that storages do is in trouble, and until when it is left alone."""
+class _Outage(Backoff):
+    """Whether something that storages do fails, and until when it is left alone."""
 
     def __init__(self, what: str, clock: Clock) -> None:
+        super().__init__(clock, longest=_LONGEST_PAUSE)
         self.what = what
-        self._clock = clock
-        self._pause = 0.0
-        self.paused_until = -math.inf
-
-    @property
-    def is_failing(self) -> bool:
-        return self._pause > 0
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether it is to be left alone now."""
-        return self._clock.monotonic() < self.paused_until
-
-    def begin(self) -> float:
-        self._pause = min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, 2 * self._pause))
-        # Spread out, for a fleet meets the outage at one time.
-        pause = max(_SHORTEST_PAUSE, random.uniform(self._pause / 2, self._pause))  # noqa: S311
-        self.paused_until = self._clock.monotonic() + pause
-        return self.paused_until
-
-    def end(self) -> None:
-        self._pause = 0.0
-        self.paused_until = -math.inf
 
 
-def _write_entry(token: Token) -> str:
-    members = {member.name: getattr(token, member.name) for member in fields(Token)}
-    return json.dumps({"v": _FORMAT, **members, "extra": dict(token.extra)})
+def _is_newer(current: Entry, token: Token, before: int, now: float) -> bool:
+    """Whether the stored token was requested later than this one, and is still good."""
+    stored = current.token
+    if stored.access_token == token.access_token or stored.issued_at > now:
+        return False
+    if stored.expires_at is not None and stored.expires_at <= now:
+        return False
+    return current.sequence > before + 1 or stored.issued_at > token.issued_at
 
 
-def _read_entry(value: object) -> Token:
-    """The token in the entry's value; raises some exception where it holds none."""
-    entry = json.loads(as_text(value))
-    if entry["v"] != _FORMAT:
-        message = "it is of another format"
-        raise ValueError(message)
-    token = Token(**{member.name: entry[member.name] for member in fields(Token)})
-    numbers = (token.issued_at, 0.0 if token.expires_at is None else token.expires_at)
-    if not all(map(math.isfinite, numbers)) or not isinstance(token.scope, (str, type(None))):
-        message = "a member is of the wrong type"
-        raise ValueError(message)
-    return token
+def _as_stored(token: Token) -> Token:
+    return Entry.parse(Entry(token).dump(""), "").token
+
+
+def _is_unreadable(error: Exception) -> bool:
+    # redis-py's own timeouts and the like are neither.
+    return isinstance(error, _UNREADABLE) and not isinstance(error, OSError)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether the storage could not be reached, as opposed to refusing what was asked."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, OSError) or not names.isdisjoint({"ConnectionError", "TimeoutError"})
+
+
+def _text(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def _kind(error: Exception) -> str:

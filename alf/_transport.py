@@ -110,9 +110,18 @@ class Transport:
         self._followed = weakref.ref(session)
 
     @property
+    def cert(self) -> str | tuple[str, str] | None:
+        """The client certificate to show, if there is one."""
+        if self._cert:
+            return self._cert
+        followed = None if self._followed is None else self._followed()
+        session = self._session if self._is_handed_in else followed
+        return None if session is None else session.cert
+
+    @property
     def has_cert(self) -> bool:
         """Whether there is a client certificate to show."""
-        return bool(self._cert or self._ready_session().cert)
+        return bool(self.cert)
 
     def close(self) -> None:
         """Close the connections, unless the session was handed in."""

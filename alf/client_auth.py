@@ -105,6 +105,11 @@ class ClientAuth(ABC):
     #: The parameters that it adds to the form.
     params: Collection[str] = ("client_id",)
 
+    @property
+    def identity(self) -> str | None:
+        """What tells its tokens from those of another; ``None``: that is not known."""
+        return self.method
+
     @abstractmethod
     def flow(self, credentials: Credentials, url: str, now: float) -> Flow:
         """What signs the request, one try after the other.
@@ -353,6 +358,15 @@ class OtherClientAuth(ClientAuth):
         self._sign = sign
         self.method = getattr(sign, "__qualname__", type(sign).__qualname__)
 
+    @property
+    def identity(self) -> str | None:
+        """The method, and as whom it authenticates the client."""
+        for name in ("identity", "username"):  # of the user's own, and requests' HTTPBasicAuth
+            value = getattr(self._sign, name, None)
+            if isinstance(value, (str, bytes)):
+                return f"{self.method}:{value!r}"
+        return None
+
     def flow(self, credentials: Credentials, url: str, now: float) -> Flow:
         del credentials, url, now
         return (yield self._sign)
@@ -500,6 +514,7 @@ class _Basic:
 
     def __init__(self, client_id: str, client_secret: str, is_raw: bool) -> None:
         encode = str if is_raw else _encoded
+        self.username = client_id
         self._pair = f"{encode(client_id)}:{encode(client_secret)}"
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:

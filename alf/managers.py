@@ -26,12 +26,13 @@ from alf._endpoint import (
     check_url,
     retry_after,
 )
+from alf._entries import EntryKey
 from alf._failure_log import log_failure
 from alf._forks import register_after_fork
 from alf._form import check_headers, token_form
 from alf._redaction import Secret, masked, masked_url, shown
 from alf._texts import check_text, without_line_break
-from alf._token_storage import TokenStorage, entry_key
+from alf._token_storage import TokenStorage
 from alf._urls import bare_url, shown_url
 from alf.client_auth import ClientAuth, Credentials, Sign, as_client_auth
 from alf.dpop import as_dpop_key
@@ -282,16 +283,17 @@ class TokenManager:
             session=token_session,
             clock=clock,
         )
-        self._tell = _Teller(on_event, self._endpoint)
+        endpoint = self._endpoint
+        self._tell = _Teller(on_event, endpoint)
         self._storage: TokenStorage | None = None
         if token_storage is not None:
-            if token_storage_key is None:
-                token_storage_key = entry_key(
-                    url, client_id, params, headers, self._endpoint.binding
-                )
+            key: str | EntryKey | None = token_storage_key
+            if key is None:
+                self._endpoint.check_identity()
+                key = EntryKey(url, client_id, params, headers, lambda: endpoint.binding)
             self._storage = TokenStorage(
                 token_storage,
-                token_storage_key,
+                key,
                 max_duration=self._endpoint.max_duration,
                 on_failure=partial(self._tell, StorageFailed),
                 clock=clock,

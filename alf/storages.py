@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -11,22 +12,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alf._backends import LONGEST_TTL, Release, make_backend
+from alf._backends import LONGEST_TTL, Backend, as_text, make_backend
 
 __all__ = ["EncryptedStorage", "FileStorage"]
 
 logger = logging.getLogger("alf")
 
+#: Characters of a file that are read; a longer one is not an entry.
+_LONGEST_FILE = 1024 * 1024
+
 
 class FileStorage:
-    """Keeps tokens in files: for cron jobs and command lines, of which each start would cost one.
+    """Keeps tokens in files: for cron jobs and command lines, which would request one each start.
 
     Each entry is a file of mode 0600 that is replaced as a whole; processes that want a token at
-    the same time wait for the one that asks. Needs the extra ``file``.
+    the same time wait for the one that requests it. Needs the extra ``file``.
 
-    :param path: the folder; it is made, with mode 0700, where it is missing. One of another user,
-        or that anybody may write to, is not used. By default ``alf`` in the user's cache folder.
+    :param path: the folder; it is made, with mode 0700, if it is missing. A folder of another
+        user, or one that the group or anybody else may write to, is not used. By default ``alf``
+        in the user's cache folder.
     :raises ImportError: the extra is not installed.
+    :raises ValueError: ``path`` is not given, and the user's cache folder is not known.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -38,20 +44,39 @@ class FileStorage:
             raise ImportError(message) from None
         if path is None:
             path = platformdirs.user_cache_path("alf", appauthor=False)
-        self._folder = Path(path)
+            if not path.is_absolute():  # without HOME, for a user whom the system does not know
+                message = f"the user's cache folder is not known (got {path}): give FileStorage one"
+                raise ValueError(message)
+        self._folder = Path(path).absolute()
+
+    def _as_backend(self) -> Backend:
+        return Backend(
+            self.get,
+            lambda key, value, _ttl: self.set(key, value),
+            self.delete,
+            _FileLock(self),
+            lambda key, name: (self.get(key), self.get(name)),
+        )
 
     def get(self, key: str) -> str | None:
-        """The entry; ``None`` where there is none, or one that another user has put there."""
-        # Not blocked by a pipe that is planted in the file's place.
+        """The entry; ``None`` if there is none, or if another user may have put it there."""
+        if not self._is_safe():
+            return None
+        # Neither led elsewhere by a link nor blocked by a pipe that is planted in the file's place.
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
             descriptor = os.open(self._file(key), flags)
         except OSError:
             return None
-        with os.fdopen(descriptor, encoding="utf-8") as file:
-            if hasattr(os, "geteuid") and os.fstat(descriptor).st_uid != os.geteuid():
+        try:
+            found = os.fstat(descriptor)
+            is_own = not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
+            if not is_own or not stat.S_ISREG(found.st_mode):
                 return None
-            return file.read()
+            with open(descriptor, encoding="utf-8", closefd=False) as file:
+                return file.read(_LONGEST_FILE)
+        finally:
+            os.close(descriptor)
 
     def set(self, key: str, value: str) -> None:
         """Replace the entry; raises :class:`OSError`."""
@@ -67,36 +92,77 @@ class FileStorage:
 
     def delete(self, key: str) -> None:
         """Remove the entry, if there is one; raises :class:`OSError`."""
-        self._file(key).unlink(missing_ok=True)
-
-    def lock(self, name: str, seconds: int) -> Release | None:
-        """Take the lock of this name, if it is free; what is returned gives it back.
-
-        It is the operating system's, and ends with the process that has it.
-        """
-        from filelock import FileLock, Timeout
-
-        del seconds
-        self._make_folder()
-        lock = FileLock(self._file(name).with_suffix(".lock"), mode=0o600)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return None
-        return lock.release
+        if self._folder.exists():
+            self._make_folder()
+            self._file(key).unlink(missing_ok=True)
 
     def _make_folder(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if hasattr(os, "geteuid"):  # pragma: no branch (Windows has no such thing)
+        if not self._is_safe():
+            # There, others can put a link in the place of a lock, or swap entries.
+            message = f"the folder {self._folder} is not this user's own to write to"
+            raise PermissionError(message)
+
+    def _is_safe(self) -> bool:
+        """Whether the folder is there, and only its owner, this user, may write to it."""
+        try:
             found = self._folder.stat()
-            if found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
-                # There anybody can put a link in the place of a lock file.
-                message = f"the folder {self._folder} is not this user's own to write to"
-                raise PermissionError(message)
+        except OSError:
+            return False
+        if not hasattr(os, "geteuid"):  # pragma: no cover (Windows has no such thing)
+            return True
+        return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
     def _file(self, key: str) -> Path:
         # A digest is a file's name everywhere, whatever the key.
         return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.json"
+
+
+class _FileLock:
+    """The operating system's lock of a file, which ends with its process.
+
+    The holder's value is in an entry beside it.
+    """
+
+    def __init__(self, storage: FileStorage) -> None:
+        self._storage = storage
+        self._held: dict[str, Any] = {}
+
+    def take(self, name: str, value: str, seconds: int) -> bool:
+        from filelock import FileLock, Timeout
+
+        del seconds
+        self._storage._make_folder()
+        path = self._storage._file(name).with_suffix(".lock")
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.lstat().st_mode):
+                message = f"{path} is not a file"
+                raise PermissionError(message)
+        # Released by any thread, not only by the one that took it.
+        lock = FileLock(path, mode=0o600, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        try:
+            self._storage.set(name, value)
+        except BaseException:
+            lock.release()
+            raise
+        self._held[value] = lock
+        return True
+
+    def holder(self, name: str) -> object:
+        return self._storage.get(name)
+
+    def release(self, name: str, value: str) -> None:
+        lock = self._held.pop(value, None)
+        if lock is None:  # another process holds it, which nobody else can release
+            return
+        try:
+            self._storage.delete(name)
+        finally:
+            lock.release()
 
 
 class EncryptedStorage:
@@ -109,8 +175,8 @@ class EncryptedStorage:
     :param key: what ``cryptography.fernet.Fernet.generate_key()`` made: 32 bytes in URL-safe
         base64; or several, of which the first encrypts and all decrypt.
     :raises ImportError: the extra is not installed.
-    :raises TypeError: the storage is none.
-    :raises ValueError: a key is none.
+    :raises TypeError: the storage is not one that alf takes.
+    :raises ValueError: a key is not valid.
     """
 
     def __init__(self, storage: Any, key: str | bytes | Sequence[str | bytes]) -> None:
@@ -121,8 +187,6 @@ class EncryptedStorage:
             raise ImportError(message) from None
         self._given = (storage, key)
         self._backend = make_backend(storage)
-        self.lock = self._backend.lock
-        self.delete = self._backend.delete
         try:
             keys = [key] if isinstance(key, (str, bytes)) else list(key)
             self._fernet = MultiFernet([Fernet(each) for each in keys])
@@ -138,13 +202,24 @@ class EncryptedStorage:
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), self._given)
 
+    def _as_backend(self) -> Backend:
+        inner = self._backend
+
+        def look(key: str, name: str) -> tuple[object, object]:
+            secret, held = inner.look(key, name)
+            return self._decrypt(key, secret), held
+
+        return Backend(self.get, self.set, inner.delete, inner.lock, look)
+
     def get(self, key: str) -> str | None:
         """The value that was stored under this key, if it is there and authentic."""
-        secret: Any = self._backend.get(key)
+        return self._decrypt(key, self._backend.get(key))
+
+    def _decrypt(self, key: str, secret: Any) -> str | None:
         if not secret:
             return None
         try:
-            bound_to, _, value = self._fernet.decrypt(secret).decode().partition("\n")
+            bound_to, _, value = self._fernet.decrypt(as_text(secret)).decode().partition("\n")
         except self._errors:
             bound_to, value = "", ""
         if bound_to == key:

@@ -50,6 +50,7 @@ class Locking(Plain):
         self.held: set[str] = set()
         self.taken: list[tuple[str, float]] = []
         self.given_back: list[str] = []
+        self.release_error: Exception | None = None
 
     def lock(self, name: str, timeout: float) -> Any:
         storage = self
@@ -63,6 +64,8 @@ class Locking(Plain):
                 return True
 
             def release(self) -> None:
+                if storage.release_error is not None:
+                    raise storage.release_error
                 storage.held.remove(name)
                 storage.given_back.append(name)
 
@@ -109,9 +112,18 @@ def only(storage: Any) -> Any:
     return value
 
 
-def entry(token: str, *, issued_at: float = NOW, expires_at: float | None = NOW + 3600) -> str:
+def entry(
+    token: str,
+    *,
+    issued_at: float = NOW,
+    expires_at: float | None = NOW + 3600,
+    key: str = "mine",
+    sequence: int = 1,
+) -> str:
+    """An entry's value, as alf stores it under the key."""
     members = {"access_token": token, "token_type": "Bearer", "scope": None, "extra": {}}
-    return json.dumps({"v": 1, **members, "issued_at": issued_at, "expires_at": expires_at})
+    about = {"v": 2, "key": key, "sequence": sequence, "took": None}
+    return json.dumps({**about, **members, "issued_at": issued_at, "expires_at": expires_at})
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -140,11 +152,11 @@ class Waiting(TurnedClock):
         self.while_waiting()
 
 
-def take(storage: Any, key: str = "mine:lock") -> Callable[[], object]:
+def take(storage: Any, key: str = "mine:lock", value: str = "another") -> Callable[[], object]:
     """Another process takes the lock."""
     if isinstance(storage, Locking):
         lock = storage.lock(key, 1)
         assert lock.acquire(blocking=False)
         return lock.release
-    assert storage.add(key, "another")
+    assert storage.add(key, value)
     return lambda: storage.delete(key)

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from alf import Client, TokenManager
+from alf import Client, Token, TokenManager
+from alf._token_storage import LockBusyError, TokenStorage
 from tests.servers import Api, Reply, Request, TokenServer, TurnedClock
 from tests.storage_doubles import (
+    NOW,
     Adding,
     Expiring,
     Locking,
@@ -63,26 +65,124 @@ def test_requests_a_token_when_the_process_that_tried_had_no_success(
     assert set(storage.entries) == {"mine"}  # and its own turn is given back
 
 
-@pytest.mark.parametrize("make", [Locking, Adding])
+def holder(expected: float | None) -> str:
+    """The value of a lock of a process that expects its request to take so many seconds."""
+    return json.dumps([2, "another", expected, 0.0 if expected is None else NOW + expected])
+
+
 @pytest.mark.parametrize(
-    ("options", "longest"),
-    [({}, 24.0), ({"token_timeout": 1}, 6.0), ({"token_retry": 5}, 63.0)],
-    ids=str,
+    ("value", "options", "longest"),
+    [
+        ("not alf's", {}, 3.0),
+        ("[2]", {}, 3.0),
+        (json.dumps([1, "another", 0.5, 0.0]), {}, 3.0),
+        (holder(0.5), {}, 4.5),
+        (holder(10), {"token_timeout": 1}, 8.0),
+        (holder(None), {"token_timeout": 1}, 8.0),
+        (holder(None), {"token_timeout": 1000}, 85.0),
+    ],
 )
 def test_a_dead_process_delays_the_others_and_does_not_stop_them(
     make_client: MakeClient,
-    tokens: TokenServer,
     clock: TurnedClock,
-    make: type[Any],
+    value: str,
     options: dict[str, Any],
     longest: float,
 ) -> None:
-    storage = make()
-    take(storage)
+    storage = Adding()
+    take(storage, value=value)
     client = make_client(token_storage=storage, token_storage_key="mine", clock=clock, **options)
     assert client.ensure_token().access_token == "token-1"
-    assert longest - 2 < sum(clock.slept) < longest
+    assert longest / 3 < sum(clock.slept) < longest
     assert json.loads(storage.entries["mine"])["access_token"] == "token-1"
+    assert set(storage.entries) == {"mine"}  # the dead process's lock is gone, too
+
+
+def test_a_dead_process_delays_the_others_if_its_lock_shows_no_holder(
+    make_client: MakeClient, clock: TurnedClock
+) -> None:
+    storage = Locking()
+    take(storage)
+    client = make_client(
+        token_storage=storage, token_storage_key="mine", clock=clock, token_timeout=1
+    )
+    assert client.ensure_token().access_token == "token-1"
+    assert 3 < sum(clock.slept) < 8
+
+
+def test_a_waiting_process_looks_when_the_holder_expects_to_be_done(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    storage = Adding()
+    take(storage, value=holder(3.0))
+
+    def finish() -> None:
+        if clock.time() >= NOW + 3:
+            storage.entries["mine"] = entry("of-another")
+
+    clock = Waiting(finish)
+    client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
+    assert client.ensure_token().access_token == "of-another"
+    assert len(clock.slept) == 2
+    assert 3 < sum(clock.slept) < 4
+    assert not tokens.requests
+
+
+def test_a_long_request_of_unknown_length_costs_few_looks(make_client: MakeClient) -> None:
+    storage = Adding()
+    take(storage, value=holder(None))
+
+    def finish() -> None:
+        if clock.time() >= NOW + 3:
+            storage.entries["mine"] = entry("of-another")
+
+    clock = Waiting(finish)
+    client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
+    assert client.ensure_token().access_token == "of-another"
+    assert len(clock.slept) <= 10
+    assert sum(clock.slept) < 3 + 0.1 + 1
+
+
+@pytest.mark.parametrize("make", [Locking, Adding])
+def test_nobody_waits_for_the_lock_who_does_not_want_to(make: type[Any]) -> None:
+    storage = make()
+    give_back = take(storage)
+    shared = TokenStorage(storage, "mine", max_duration=3)
+    with pytest.raises(LockBusyError), shared.exclusive(lambda _token: True, wait=False):
+        pytest.fail("it is not ours")
+    give_back()
+    with shared.exclusive(lambda _token: True, wait=False) as stored:
+        assert stored is None
+        shared.save(Token("a-token"))
+    with shared.exclusive(lambda _token: True, wait=False) as stored:
+        assert stored == Token("a-token")
+
+
+@pytest.mark.parametrize("make", [dict, Plain, Expiring])
+@pytest.mark.parametrize("way", ["cold", "expired"])
+def test_clients_of_one_process_request_one_token_whatever_the_storage(
+    make_client: MakeClient, tokens: TokenServer, make: type[Any], way: str
+) -> None:
+    storage = make()
+    barrier = threading.Barrier(16)
+
+    def slow(_request: Request) -> Reply:
+        threading.Event().wait(0.05)
+        return tokens.granted()
+
+    tokens.script = slow
+
+    def work(_number: int) -> str:
+        client = make_client(token_storage=storage, token_storage_key="mine")
+        barrier.wait()
+        return client.ensure_token().access_token
+
+    if way == "expired":
+        dead = entry("dead")
+        getattr(storage, "entries", storage)["mine"] = dead
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(work, range(16))) == {"token-1"}
+    assert len(tokens.requests) == 1
 
 
 def test_a_lock_lasts_as_long_as_a_token_request_may(make_client: MakeClient) -> None:
@@ -110,20 +210,18 @@ def test_a_lock_that_expired_is_not_taken_from_the_next_holder(
     assert storage.entries["mine:lock"] == "the next one"
 
 
-def test_a_lock_that_cannot_be_given_back_is_no_outage(
-    make_client: MakeClient, caplog: pytest.LogCaptureFixture
+def test_a_lock_that_cannot_be_released_is_not_used_again(
+    make_client: MakeClient, clock: TurnedClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage = Locking()
-    client = make_client(token_storage=storage, token_storage_key="mine")
-    storage.held = NeverRemoves()
-    assert client.ensure_token()
-    assert client.renew_token()
-    assert not warnings_of(caplog)
-
-
-class NeverRemoves(set[str]):
-    def add(self, name: str) -> None:
-        """As if it ran out at once."""
+    storage.release_error = NotImplementedError()
+    client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
+    for _ in range(3):
+        assert client.renew_token()
+    assert len(storage.taken) == 1
+    (warning,) = warnings_of(caplog)
+    assert "could not be released" in warning
+    assert not clock.slept
 
 
 def test_a_lock_that_fails_is_not_waited_for_and_the_token_shared_without(

@@ -14,6 +14,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from alf import Client, Token
+from alf._backends import make_backend
 from alf._token_storage import TokenStorage
 from alf.storages import EncryptedStorage, FileStorage
 from tests.servers import Api, TokenServer, TurnedClock
@@ -91,25 +92,96 @@ def test_a_pipe_that_somebody_put_there_blocks_nobody(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes and owners of files are POSIX's")
-def test_a_folder_that_anybody_may_write_to_is_not_used(
-    make_client: MakeClient, tokens: TokenServer, tmp_path: Path, folder: Path
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777, 0o720, 0o702])
+def test_a_folder_that_others_may_write_to_is_not_used(
+    make_client: MakeClient, tokens: TokenServer, tmp_path: Path, folder: Path, mode: int
 ) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     storage = FileStorage(folder)
-    release = storage.lock("key", 1)
-    assert release is not None
-    release()
-    (lock,) = folder.iterdir()
-    lock.unlink()
-    lock.symlink_to(victim)
-    folder.chmod(0o777)
-    assert make_client(token_storage=storage).ensure_token().access_token == "token-1"
-    for write in (lambda: storage.set("key", "mine"), lambda: storage.lock("key", 1)):
+    lock = make_backend(storage).lock
+    assert lock is not None
+    assert lock.take("key", "mine", 1)
+    lock.release("key", "mine")
+    storage.set("entry", "mine")
+    (file,) = folder.glob("*.lock")
+    file.unlink()
+    file.symlink_to(victim)
+    with pytest.raises(PermissionError, match="is not a file"):
+        lock.take("key", "mine", 1)
+    folder.chmod(mode)
+    before = sorted(folder.iterdir())
+    calls: list[Callable[[], object]] = [
+        lambda: storage.set("key", "mine"),
+        lambda: storage.delete("entry"),
+        lambda: lock.take("key", "mine", 1),
+    ]
+    for call in calls:
         with pytest.raises(PermissionError, match="not this user's own"):
-            write()
+            call()
+    assert storage.get("entry") is None
+    client = make_client(token_storage=storage)
+    for number in (1, 2):
+        assert client.renew_token().access_token == f"token-{number}"
     assert victim.read_text() == "precious"
-    assert list(folder.iterdir()) == [lock]
+    assert sorted(folder.iterdir()) == before
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux' /proc")
+def test_a_folder_in_the_place_of_an_entry_leaks_nothing(folder: Path) -> None:
+    storage = FileStorage(folder)
+    storage.set("key", "mine")
+    (file,) = folder.iterdir()
+    file.unlink()
+    file.mkdir()
+    before = open_files()
+    for _ in range(20):
+        assert storage.get("key") is None
+        with pytest.raises(OSError, match=r"[Dd]irectory"):
+            storage.set("key", "mine")
+    assert open_files() == before
+    assert list(folder.iterdir()) == [file]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux' /proc")
+def test_a_lock_whose_holder_cannot_be_noted_is_released(folder: Path) -> None:
+    lock = make_backend(FileStorage(folder)).lock
+    assert lock is not None
+    assert lock.take("name", "one", 1)
+    lock.release("name", "one")
+    before = open_files()
+    with pytest.raises(UnicodeEncodeError):
+        lock.take("name", "\udc80", 1)
+    assert lock.take("name", "two", 1)
+    lock.release("name", "two")
+    assert open_files() == before
+
+
+def test_a_cache_folder_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_args: object, **_options: object) -> Path:
+        return Path("~/.cache/alf")
+
+    monkeypatch.setattr("platformdirs.user_cache_path", unknown)
+    with pytest.raises(ValueError, match="give FileStorage one"):
+        FileStorage()
+
+
+def test_a_relative_folder_stays_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = FileStorage("tokens")
+    storage.set("key", "mine")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert storage.get("key") == "mine"
+    storage.delete("key")
+    FileStorage("none").delete("key")
+    assert not (tmp_path / "elsewhere" / "none").exists()
 
 
 @pytest.mark.skipif(
@@ -185,17 +257,20 @@ def test_a_folder_that_cannot_be_made(
 
 
 def test_one_process_at_a_time_holds_the_lock_of_a_file(folder: Path) -> None:
-    first, second = FileStorage(folder), FileStorage(folder)
-    release = first.lock("name", 1)
-    assert release is not None
-    assert second.lock("name", 1) is None
-    other = second.lock("other", 1)
-    assert other is not None
-    release()
-    again = second.lock("name", 1)
-    assert again is not None
-    again()
-    other()
+    first, second = (make_backend(FileStorage(folder)).lock for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first.take("name", "one", 1)
+    assert not second.take("name", "two", 1)
+    assert second.holder("name") == "one"
+    second.release("name", "one")  # it is not the second one's to release
+    assert not second.take("name", "two", 1)
+    assert second.take("other", "two", 1)
+    first.release("name", "one")
+    assert second.take("name", "two", 1)
+    second.release("name", "two")
+    second.release("other", "two")
+    assert second.holder("name") is None
 
 
 # -- encryption --------------------------------------------------------------------------------

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import pickle
 from collections import UserDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from requests.auth import HTTPBasicAuth
 
-from alf import Client, TokenManager
-from alf._token_storage import entry_key
+from alf import Client, Token, TokenManager
+from alf._entries import entry_key
+from alf._token_storage import TokenStorage
 from tests.servers import Api, Reply, Request, TokenServer, TurnedClock
 from tests.storage_doubles import (
     NOW,
@@ -37,7 +43,7 @@ PARAMS = [("grant_type", "client_credentials"), ("scope", "read write")]
 
 def test_the_key_can_be_read_and_fits_every_storage() -> None:
     key = entry_key(ENDPOINT, "client-id", PARAMS)
-    assert key.startswith("alf:1:id.example.com:client-id:")
+    assert key.startswith("alf:2:id.example.com:client-id:")
     ugly = entry_key(f"https://{'long.' * 40}example.com/ü", "id \n\x00ü" * 100, PARAMS)
     for each in (key, ugly):
         assert each.isascii()
@@ -133,6 +139,101 @@ def test_a_key_that_is_none(make_client: MakeClient, key: Any, error: type[Excep
         make_client(token_storage={}, token_storage_key=key)
 
 
+@pytest.mark.parametrize(
+    ("one", "another"),
+    [
+        (("tenant-a", "s"), ("tenant-b", "s")),
+        (HTTPBasicAuth("tenant-a", "s"), HTTPBasicAuth("tenant-b", "s")),
+        (HTTPBasicAuth(b"tenant-a", b"s"), HTTPBasicAuth(b"tenant-b", b"s")),
+    ],
+    ids=["pairs", "HTTPBasicAuth", "bytes"],
+)
+def test_two_tenants_under_one_client_id_share_no_entry(
+    make_client: MakeClient, one: Any, another: Any
+) -> None:
+    storage: dict[str, str] = {}
+    for auth in (one, another, one):
+        assert make_client(
+            client_auth=auth, client_secret=None, token_storage=storage
+        ).ensure_token()
+    assert len(storage) == 2
+
+
+class Signing:
+    """Signs requests as a client that only it knows."""
+
+    def __call__(self, request: Any) -> Any:
+        return request
+
+
+class Named(Signing):
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
+
+
+def test_a_callable_has_to_say_which_client_it_authenticates(make_client: MakeClient) -> None:
+    storage: dict[str, str] = {}
+    options: dict[str, Any] = {"client_secret": None, "token_storage": storage}
+    with pytest.raises(TypeError, match="token_storage_key"):
+        make_client(client_auth=Signing(), **options)
+    assert make_client(client_auth=Signing(), token_storage_key="mine", **options).ensure_token()
+    for identity in ("a", "b", "a"):
+        assert make_client(client_auth=Named(identity), **options).ensure_token()
+    assert len(storage) == 3
+
+
+@pytest.fixture
+def certs(tmp_path: Path) -> list[str]:
+    """Paths of two files; the endpoint speaks plain HTTP, so nobody reads them."""
+    paths = [tmp_path / "a.pem", tmp_path / "b.pem"]
+    for path in paths:
+        path.write_text("")
+    return [str(path) for path in paths]
+
+
+def test_the_certificate_in_effect_is_part_of_the_key(
+    make_client: MakeClient, certs: list[str]
+) -> None:
+    storage: dict[str, str] = {}
+    for cert in (*certs, certs[0]):
+        client = make_client(token_storage=storage)
+        client.cert = cert
+        assert client.ensure_token()
+    assert len(storage) == 2
+
+
+def test_the_certificate_of_a_session_that_was_handed_in_is_part_of_the_key(
+    make_client: MakeClient, certs: list[str]
+) -> None:
+    storage: dict[str, str] = {}
+    for cert in (None, certs[0], None):
+        with requests.Session() as session:
+            session.cert = cert
+            assert make_client(token_storage=storage, token_session=session).ensure_token()
+    assert len(storage) == 2
+
+
+def test_a_no_break_space_does_not_separate_scopes() -> None:
+    keys = {
+        entry_key(ENDPOINT, "client-id", [("scope", scope)])
+        for scope in ("a\xa0b", "a b", "b a", "b\xa0a")
+    }
+    assert len(keys) == 3
+
+
+def test_the_key_does_not_help_to_guess_a_password() -> None:
+    params = [("grant_type", "password"), ("password", "hunter2")]
+    key = entry_key(ENDPOINT, "client-id", params)
+    plain = json.dumps([ENDPOINT, "client-id", sorted(params), [], ""])
+    assert hashlib.sha256(plain.encode()).hexdigest()[:40] not in key
+    others = {
+        entry_key(ENDPOINT, "client-id", [params[0], ("password", "hunter3")]),
+        entry_key(ENDPOINT, "another", params),
+        entry_key(ENDPOINT + "/other", "client-id", params),
+    }
+    assert len({key, *others}) == 4
+
+
 def test_a_key_for_no_storage(make_client: MakeClient) -> None:
     with pytest.raises(TypeError, match="token_storage_key"):
         make_client(token_storage_key="mine")
@@ -149,9 +250,12 @@ def test_one_key_and_one_value_with_a_format_version(
     client = make_client(token_storage=storage, clock=clock)
     assert client.ensure_token()
     (key,) = storage.entries
-    assert key.startswith("alf:1:127.0.0.1:client-id:")
+    assert key.startswith("alf:2:127.0.0.1:client-id:")
     assert json.loads(only(storage)) == {
-        "v": 1,
+        "v": 2,
+        "key": key,
+        "sequence": 1,
+        "took": 0.0,
         "access_token": "token-1",
         "token_type": "Bearer",
         "issued_at": NOW,
@@ -225,8 +329,12 @@ GOOD = json.loads(entry("stored-token"))
         '"stored-token"',
         "17",
         "[" * 100_000,
-        json.dumps({**GOOD, "v": 2}),
+        json.dumps({**GOOD, "v": 1}),
         json.dumps({name: value for name, value in GOOD.items() if name != "v"}),
+        json.dumps({**GOOD, "key": "theirs"}),
+        json.dumps({**GOOD, "sequence": "1"}),
+        json.dumps({**GOOD, "extra": {"padding": "x" * 300_000}}),
+        3_000_000_000,
         json.dumps({name: value for name, value in GOOD.items() if name != "expires_at"}),
         json.dumps({**GOOD, "access_token": "stored-token\r\nX-Header: y"}),
         json.dumps({**GOOD, "token_type": "Bearer x\r\nX-Header: y"}),
@@ -453,3 +561,143 @@ def test_a_reset_manager_takes_a_newer_token_of_another_process(tokens: TokenSer
     assert second.get_token() == "token-2"
     first.close()
     second.close()
+
+
+# -- values that are not entries ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+        pickle.UnpicklingError(),
+        EOFError(),
+        ModuleNotFoundError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_value_that_the_storage_cannot_decode_is_replaced(
+    make_client: MakeClient,
+    tokens: TokenServer,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    class Decoding(Expiring):
+        is_spoilt = True
+
+        def get(self, key: str) -> Any:
+            if self.is_spoilt and not key.endswith(":refused"):
+                raise error
+            return super().get(key)
+
+        def set(self, key: str, value: str, ttl: int | None = None) -> Any:
+            self.is_spoilt = False
+            return super().set(key, value, ttl)
+
+    storage = Decoding()
+    for _ in range(2):
+        assert make_client(token_storage=storage).ensure_token()
+    assert len(tokens.requests) == 1
+    (warning,) = warnings_of(caplog)
+    assert "will be replaced" in warning
+
+
+class WrongType(Expiring):
+    """Says what Redis says about a list, until it is replaced."""
+
+    def get(self, key: str) -> Any:
+        if not self.entries:
+            message = "WRONGTYPE Operation against a key holding the wrong kind of value"
+            raise RuntimeError(message)
+        return super().get(key)
+
+
+def test_a_list_under_a_key_of_alf_is_replaced(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    storage = WrongType()
+    for _ in range(2):
+        assert make_client(token_storage=storage).ensure_token()
+    assert len(tokens.requests) == 1
+
+
+def test_a_list_under_a_key_of_the_user_is_left_alone(
+    make_client: MakeClient, tokens: TokenServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = WrongType()
+    client = make_client(token_storage=storage, token_storage_key="mine")
+    for number in (1, 2, 3):
+        assert client.renew_token().access_token == f"token-{number}"
+    assert not storage.entries
+    (warning,) = warnings_of(caplog)
+    assert "left alone" in warning
+
+
+def test_secrets_of_the_answer_are_not_stored(
+    make_client: MakeClient, tokens: TokenServer, clock: TurnedClock
+) -> None:
+    tokens.members = {"refresh_token": "r", "id_token": "i", "tenant": "t", "refresh_in": 60}
+    storage = Plain()
+    assert make_client(token_storage=storage, clock=clock).ensure_token()
+    assert json.loads(only(storage))["extra"] == {"tenant": "t", "refresh_in": 60}
+
+
+def test_a_late_writer_does_not_replace_a_token_that_was_requested_after_its_own() -> None:
+    storage: dict[str, Any] = {}
+    slow, fast = (TokenStorage(storage, "mine") for _ in range(2))
+    assert slow.load() is None
+    # By a clock that is behind; only the order of the requests tells which one is newer.
+    for number in (1, 2):
+        fast.save(Token(f"fast-{number}", issued_at=1.0))
+    slow.save(Token("slow", issued_at=2.0))
+    assert slow.load() == Token("fast-2", issued_at=1.0)
+
+
+# -- a refusal of the client -------------------------------------------------------------------
+
+
+def test_a_refusal_is_for_the_same_credential_and_for_a_short_time() -> None:
+    storage: dict[str, Any] = {}
+    clock = TurnedClock()
+    first, second = (TokenStorage(storage, "mine", clock=clock) for _ in range(2))
+    assert second.load_refusal("top-secret") is None
+    first.save_refusal("top-secret", 401, "invalid_client", "no such client", seconds=3600)
+    assert "top-secret" not in str(storage)
+    refusal = second.load_refusal("top-secret")
+    assert refusal is not None
+    assert (refusal.status, refusal.error) == (401, "invalid_client")
+    assert refusal.description == "no such client"
+    assert second.load_refusal("another-secret") is None
+    clock.turn(30)
+    assert second.load_refusal("top-secret") is None
+    first.save_refusal("top-secret", 429, seconds=0)
+    assert second.load_refusal("top-secret") is None
+
+
+@pytest.mark.parametrize("value", ["rubbish", b"\xff", 7, "{}", json.dumps({"v": 2, "key": "x"})])
+def test_a_refusal_that_is_not_one_is_ignored(value: Any) -> None:
+    storage = TokenStorage({"mine:refused": value}, "mine")
+    assert storage.load_refusal("top-secret") is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"status": 200}, {"status": "401"}, {"error": 7}, {"until": NOW + 3600}], ids=str
+)
+def test_a_refusal_with_odd_members_is_ignored(change: dict[str, Any]) -> None:
+    stored: dict[str, Any] = {}
+    storage = TokenStorage(stored, "mine", clock=TurnedClock())
+    storage.save_refusal("top-secret", 401)
+    stored["mine:refused"] = json.dumps({**json.loads(stored["mine:refused"]), **change})
+    assert storage.load_refusal("top-secret") is None
+
+
+def test_a_storage_that_takes_no_refusal(
+    clock: TurnedClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Faulty()
+    storage.set_error = ConnectionError()
+    shared = TokenStorage(storage, "mine", clock=clock)
+    for _ in range(2):
+        shared.save_refusal("top-secret", 401)
+    assert storage.calls == ["set"]
+    assert len(warnings_of(caplog)) == 1

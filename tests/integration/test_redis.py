@@ -81,7 +81,7 @@ def test_a_second_process_uses_the_token_of_the_first(
             assert make_client(token_storage=storage).get(api.url).status_code == 200
     assert len(tokens.requests) == 2
     (key,) = connection.keys()
-    assert key.startswith(b"alf:1:127.0.0.1:client-id:")
+    assert key.startswith(b"alf:2:127.0.0.1:client-id:")
     assert json.loads(connection.get(key))["access_token"] == "token-2"
 
 

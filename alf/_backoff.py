@@ -1,0 +1,69 @@
+"""Pauses between tries: jittered, and longer with each failure in a row."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from alf._clocks import Clock
+
+__all__ = ["Backoff", "jittered"]
+
+
+def jittered(seconds: float) -> float:
+    """A random time between half of these seconds and all of them, so that a fleet spreads out."""
+    return random.uniform(seconds / 2, seconds)  # noqa: S311
+
+
+class Backoff:
+    """A streak of failures, and the pause after the last of them.
+
+    The pauses grow from ``shortest`` to ``longest`` seconds: 1, 2, 4, 8 … with jitter.
+
+    :param clock: the clock to measure the pauses with.
+    :param shortest: seconds of the first pause.
+    :param longest: seconds of the longest pause.
+    :param free: the number of failures in a row that cause no pause.
+    """
+
+    def __init__(
+        self, clock: Clock, *, shortest: float = 1.0, longest: float = 30.0, free: int = 0
+    ) -> None:
+        self._clock = clock
+        self._shortest = shortest
+        self._longest = longest
+        self._free = free
+        self._failures = 0
+        #: When the pause ends, in monotonic time.
+        self.paused_until = -math.inf
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last try failed."""
+        return self._failures > 0
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it is too early for the next try."""
+        return self._clock.monotonic() < self.paused_until
+
+    def fail(self, at_least: float = 0.0) -> float:
+        """Note a failure.
+
+        :param at_least: seconds to pause at least, such as a ``Retry-After``.
+        :returns: when the pause ends, in monotonic time.
+        """
+        self._failures += 1
+        # Beyond 2**32 every pause is the longest; an int of any size would overflow a float.
+        exponent = min(self._failures - self._free - 1, 32)
+        pause = 0.0
+        if exponent >= 0:
+            pause = max(self._shortest, jittered(min(self._longest, self._shortest * 2**exponent)))
+        pause = max(pause, at_least)
+        self.paused_until = self._clock.monotonic() + pause if pause else -math.inf
+        return self.paused_until
+
+    def succeed(self) -> None:
+        """Note a success: the streak ends."""
+        self._failures = 0
+        self.paused_until = -math.inf

@@ -1,0 +1,139 @@
+"""Calls of a storage: one at a time, in a thread of their own, and for a limited time."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from alf._forks import register_after_fork
+
+__all__ = ["StorageCallError", "StorageCalls"]
+
+#: Seconds that a call may take. What the client of the cache does in that time, such as retries
+#: of its own, does not matter: redis-py 8, for one, retries a minute by default.
+_LONGEST_CALL = 1.0
+
+#: Seconds after which a thread that has nothing to do ends.
+_IDLE = 5.0
+
+
+class StorageCallError(Exception):
+    """A call of the storage failed, or took too long.
+
+    :param error: what the storage raised, or a :class:`TimeoutError`.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+class _Call:
+    """One call, and what came of it."""
+
+    def __init__(self, function: Callable[..., Any], args: tuple[object, ...]) -> None:
+        self._function = partial(contextvars.copy_context().run, function, *args)
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.is_done = False
+        self.is_late = False
+
+    def run(self) -> None:
+        try:
+            self.value = self._function()
+        except BaseException as error:
+            self.error = error
+
+    def result(self) -> Any:
+        error, self.error = self.error, None
+        if isinstance(error, Exception):
+            raise StorageCallError(error)
+        if error is not None:
+            raise error
+        return self.value
+
+
+class StorageCalls:
+    """Calls functions of one storage, all in the same thread while it lives.
+
+    A call that takes too long is left alone: its caller goes on, and until it ends all others
+    fail at once. If no thread can be started, the caller makes the call.
+    """
+
+    def __init__(self) -> None:
+        self._after_fork()
+        register_after_fork(self)
+
+    def _after_fork(self) -> None:
+        self._pid = os.getpid()
+        self._changed = threading.Condition()
+        self._call: _Call | None = None
+        self._thread: threading.Thread | None = None
+
+    def __call__(self, function: Callable[..., Any], *args: object) -> Any:
+        """What the function returns.
+
+        :raises StorageCallError: the function raised an exception, or took too long. Whatever
+            strikes the waiting thread itself, such as an interrupt, is passed on unchanged.
+        """
+        if self._pid != os.getpid():  # forked where Python's hooks did not run
+            self._after_fork()
+        call = _Call(function, args)
+        if threading.current_thread() is self._thread:  # the storage uses the Client
+            call.run()
+            return call.result()
+        deadline = time.monotonic() + _LONGEST_CALL
+        with self._changed:
+            if not self._changed.wait_for(self._is_free, _LONGEST_CALL) or self._call is not None:
+                raise StorageCallError(TimeoutError("the call before has not come back"))
+            self._call = call
+            has_thread = self._start()
+            self._changed.notify_all()
+            if has_thread and not self._changed.wait_for(
+                lambda: call.is_done, deadline - time.monotonic()
+            ):
+                call.is_late = True
+                raise StorageCallError(TimeoutError(f"no answer within {_LONGEST_CALL:g} s"))
+        if not has_thread:
+            self._run(call)
+        return call.result()
+
+    def _is_free(self) -> bool:
+        return self._call is None or self._call.is_late
+
+    def _start(self) -> bool:
+        """Have a thread for the call; whether there is one."""
+        if self._thread is not None:
+            return True
+        try:
+            thread = threading.Thread(target=self._work, name="alf-storage", daemon=True)
+            self._thread = thread
+            thread.start()
+        except RuntimeError:  # a subinterpreter, the end of the process, or no more threads
+            self._thread = None
+        return self._thread is not None
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._call is not None, _IDLE):
+                    self._thread = None
+                    return
+                call = self._call
+            assert call is not None
+            self._run(call)
+            del call
+
+    def _run(self, call: _Call) -> None:
+        try:
+            call.run()
+        finally:
+            with self._changed:
+                call.is_done = True
+                self._call = None
+                self._changed.notify_all()

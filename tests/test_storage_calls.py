@@ -1,0 +1,96 @@
+"""Calls of a storage take a limited time, whatever the storage does."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from alf._storage_calls import StorageCallError, StorageCalls
+from tests.test_processes import needs_fork
+
+
+def fail(error: BaseException) -> Callable[[], object]:
+    def call() -> object:
+        raise error
+
+    return call
+
+
+def test_a_call_gives_what_the_function_returns_or_raises() -> None:
+    call = StorageCalls()
+    assert call(lambda a, b: a + b, 1, 2) == 3
+    with pytest.raises(StorageCallError) as failure:
+        call(fail(ValueError("x")))
+    assert isinstance(failure.value.error, ValueError)
+    with pytest.raises(KeyboardInterrupt):
+        call(fail(KeyboardInterrupt()))
+    assert call(lambda: "again") == "again"
+
+
+def test_a_call_sees_the_context_of_its_caller() -> None:
+    variable = contextvars.ContextVar("variable", default="nothing")
+    variable.set("mine")
+    assert StorageCalls()(variable.get) == "mine"
+
+
+def test_all_calls_are_made_in_one_thread() -> None:
+    call = StorageCalls()
+    threads = {call(threading.get_ident) for _ in range(5)}
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
+def test_a_storage_may_call_the_client_that_calls_it() -> None:
+    call = StorageCalls()
+    assert call(lambda: call(lambda: "inner")) == "inner"
+
+
+def test_a_call_that_hangs_is_left_alone_until_it_ends() -> None:
+    call = StorageCalls()
+    resumed = threading.Event()
+    started_at = time.monotonic()
+    with pytest.raises(StorageCallError) as failure:
+        call(resumed.wait, 60)
+    assert isinstance(failure.value.error, TimeoutError)
+    with pytest.raises(StorageCallError) as failure:
+        call(lambda: "not made")
+    assert isinstance(failure.value.error, TimeoutError)
+    assert time.monotonic() - started_at < 10
+    resumed.set()
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            assert call(lambda: "made") == "made"
+            break
+        except StorageCallError:
+            assert time.monotonic() < deadline
+
+
+def test_a_caller_makes_the_call_if_there_is_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: Any, **_options: Any) -> Any:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    call = StorageCalls()
+    monkeypatch.setattr(threading, "Thread", refuse)
+    assert call(threading.get_ident) == threading.get_ident()
+    with pytest.raises(StorageCallError):
+        call(fail(OSError()))
+    assert call(threading.get_ident) == threading.get_ident()
+
+
+@needs_fork
+def test_a_child_has_a_thread_of_its_own() -> None:
+    call = StorageCalls()
+    assert call(lambda: "parent") == "parent"
+    import os
+
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if call(lambda: "child") == "child" else 1)
+    assert os.waitpid(child, 0)[1] == 0
