@@ -189,13 +189,12 @@ class TokenStorage:
         ttl = min(math.ceil(life), LONGEST_TTL)
         key = self._key
         try:
-            answer: Any = self._call(self._backend.set, key, entry.dump(key), ttl)
-            is_denied = answer is not None and not answer
+            answer = self._call(self._backend.set, key, entry.dump(key), ttl)
         except StorageCallError as failure:
             return self._note_failure(self._writing, failure.error)
         self._sequence = entry.sequence
         # memcached's clients say so when they fail; others mean something else by it.
-        if is_denied and self.load() != _as_stored(token):
+        if _is_no(answer) and self.load() != _as_stored(token):
             return self._note_failure(self._writing, None)
         self._note_success(self._writing)
         return None
@@ -427,6 +426,13 @@ def _is_newer(current: Entry, token: Token, before: int, now: float) -> bool:
     if stored.expires_at is not None and stored.expires_at <= now:
         return False
     return current.sequence > before + 1 or stored.issued_at > token.issued_at
+
+
+def _is_no(answer: Any) -> bool:
+    try:
+        return answer is not None and not answer
+    except Exception:  # an object that is neither true nor false
+        return False
 
 
 def _as_stored(token: Token) -> Token:

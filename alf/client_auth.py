@@ -363,8 +363,10 @@ class OtherClientAuth(ClientAuth):
         """The method, and as whom it authenticates the client."""
         for name in ("identity", "username"):  # of the user's own, and requests' HTTPBasicAuth
             value = getattr(self._sign, name, None)
-            if isinstance(value, (str, bytes)):
-                return f"{self.method}:{value!r}"
+            if isinstance(value, bytes):
+                value = value.decode("latin-1")
+            if isinstance(value, str):
+                return f"{self.method}:{value}"
         return None
 
     def flow(self, credentials: Credentials, url: str, now: float) -> Flow:

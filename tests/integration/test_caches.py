@@ -134,7 +134,7 @@ def test_a_process_waits_for_the_one_that_asks(
     storage.add("mine:lock", "of another")
     client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
     assert client.ensure_token()
-    assert 20 < sum(clock.slept) < 25
+    assert 2 <= sum(clock.slept) < 3  # it is not alf that holds the lock
     if hasattr(storage, "close"):
         storage.close()
 

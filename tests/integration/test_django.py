@@ -119,7 +119,7 @@ def test_a_process_waits_for_the_one_that_asks(
         client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
         clock.slept.clear()
         assert client.ensure_token()
-        assert 20 < sum(clock.slept) < 25
+        assert 2 <= sum(clock.slept) < 3  # it is not alf that holds the lock
 
 
 def test_the_default_cache_by_its_proxy(

@@ -18,7 +18,11 @@ from tests.caches import CacheServer, running_memcached
 from tests.integration.fleet import Fleet
 from tests.servers import Api, Reply, Request, TokenServer
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    # python-memcached has a connection for each thread, and leaves it to the garbage collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 MakeClient = Callable[..., Client]
 

@@ -13,6 +13,7 @@ import redis
 import valkey
 
 from alf import Client
+from alf._backends import make_backend
 from alf.storages import EncryptedStorage
 from tests.caches import CacheServer, running_redis
 from tests.integration.fleet import Fleet
@@ -121,13 +122,63 @@ def test_what_a_token_costs_redis(
     assert commands(connection) == {"get": 1}
 
 
-def test_a_key_that_holds_something_else_is_an_outage(
+def test_a_key_of_the_user_that_holds_something_else_is_left_alone(
     make_client: MakeClient, connection: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     connection.rpush("mine", "a list")
     client = make_client(token_storage=connection, token_storage_key="mine")
     assert client.ensure_token()
-    assert "ResponseError" in caplog.text
+    assert client.renew_token()
+    assert connection.lrange("mine", 0, -1) == [b"a list"]
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert "left alone" in warning
+
+
+def test_a_key_of_alf_that_holds_something_else_is_replaced(
+    make_client: MakeClient, tokens: TokenServer, connection: Any
+) -> None:
+    assert make_client(token_storage=connection).ensure_token()
+    (key,) = connection.keys()
+    connection.delete(key)
+    connection.rpush(key, "a list")
+    for _ in range(2):
+        assert make_client(token_storage=connection).ensure_token()
+    assert len(tokens.requests) == 2
+
+
+@pytest.mark.parametrize("kind", [redis.Redis, valkey.Valkey])
+def test_a_redis_that_runs_no_scripts_gets_its_lock_back(
+    make_client: MakeClient,
+    server: CacheServer,
+    connection: Any,
+    caplog: pytest.LogCaptureFixture,
+    kind: Callable[..., Any],
+) -> None:
+    connection.acl_setuser(
+        "plain", enabled=True, nopass=True, keys="*", categories=["+@all", "-@scripting"]
+    )
+    try:
+        with kind(port=server.port, username="plain", password="") as storage:
+            client = make_client(token_storage=storage)
+            for _ in range(3):
+                assert client.renew_token()
+                assert not connection.keys("*:lock")
+        (warning,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+        assert "no scripts" in warning
+    finally:
+        connection.acl_deluser("plain")
+
+
+def test_the_lock_of_another_process_is_not_released(connection: Any) -> None:
+    lock = make_backend(connection).lock
+    assert lock is not None
+    assert lock.take("name", "mine", 10)
+    assert not lock.take("name", "theirs", 10)
+    lock.release("name", "theirs")
+    assert lock.holder("name") == b"mine"
+    lock.release("name", "mine")
+    assert not lock.holder("name")
+    assert lock.take("name", "theirs", 10)
 
 
 def set_config(connection: Any, name: str, value: str) -> Callable[[], object]:
