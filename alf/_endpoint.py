@@ -126,7 +126,7 @@ class TokenEndpoint:
         return self._place("token endpoint", self._metadata.token_endpoint)
 
     def _place(self, name: str, url: str) -> str:
-        return f"{name} {shown_url(url)} (client_id {self.client_id!r})"
+        return f"{name} {shown(shown_url(url))} (client_id {self.client_id!r})"
 
     @property
     def binding(self) -> str:

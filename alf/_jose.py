@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+from alf._redaction import Secret, masked_key
+
 __all__ = ["SigningKey", "encode_jwt", "hmac_signer"]
 
 #: The members of a public JWK that make up its thumbprint (RFC 7638 §3.2, RFC 8037 §2).
@@ -48,6 +50,7 @@ class SigningKey:
     def __init__(
         self, key: Any, algorithm: str | None = None, *, allow_short_key: bool = False
     ) -> None:
+        key = masked_key(key)
         #: The JWK's ``kid``, where the key came as one.
         self.key_id: str | None = None
         if callable(key):
@@ -170,11 +173,11 @@ def _algorithm(name: str) -> Any:
 def _load(key: Any) -> tuple[Any, Mapping[str, Any]]:
     """The private key, and the JWK that it came as, if it came as one."""
     if isinstance(key, (str, bytes, os.PathLike)):
-        text = _text_of(key)
+        text = Secret(_text_of(key))
         if "-----BEGIN" in text:
             return _from_pem(text), {}
         try:
-            key = json.loads(text)
+            key = masked_key(json.loads(text))
         except ValueError:
             key = None
         if type(key) is not dict:
@@ -188,7 +191,7 @@ def _load(key: Any) -> tuple[Any, Mapping[str, Any]]:
 def _text_of(key: str | bytes | os.PathLike[str]) -> str:
     """The key's text, out of the file if it is the path of one."""
     if isinstance(key, bytes):
-        return key.decode("utf-8", "replace")
+        return Secret(key.decode("utf-8", "replace"))
     if isinstance(key, str) and ("-----BEGIN" in key or key.lstrip().startswith("{")):
         return key
     try:

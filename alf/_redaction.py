@@ -20,6 +20,7 @@ __all__ = [
     "Secret",
     "SecretURL",
     "masked",
+    "masked_key",
     "masked_url",
     "printable",
     "redact_error",
@@ -57,6 +58,9 @@ _HARMLESS_MEMBERS = frozenset(
     )
 )
 
+#: Members of a JWK that make it a private or secret key (RFC 7518 §6).
+_PRIVATE_MEMBERS = frozenset(("d", "dp", "dq", "k", "oth", "p", "q", "qi"))
+
 #: A shorter value may be an ordinary word. It is redacted only where it stands alone, and only if
 #: its name says that it is a secret.
 _LONG = 8
@@ -88,6 +92,15 @@ class Secret(str):
         return "'***'"
 
 
+class SecretBytes(bytes):
+    """As :class:`Secret`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "b'***'"
+
+
 class SecretURL(Secret):
     """A URL whose ``repr`` shows what may be shown of it."""
 
@@ -106,6 +119,15 @@ def masked(value: Any) -> Any:
     if type(value) in (tuple, list):
         return type(value)(map(masked, value))
     return value
+
+
+def masked_key(key: Any) -> Any:
+    """The same private key, PEM or JWK, with a ``repr`` that does not show it."""
+    if isinstance(key, bytes):
+        return SecretBytes(key)
+    if isinstance(key, Mapping):
+        return {n: masked(part) if n in _PRIVATE_MEMBERS else part for n, part in key.items()}
+    return masked(key) if isinstance(key, str) else key
 
 
 def masked_url(url: Any) -> Any:

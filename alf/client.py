@@ -20,7 +20,7 @@ from alf._environment import missing_variables, read_environment
 from alf._forks import forget_connections, register_after_fork
 from alf._healing import Healing, HeldBody, carry_cookies, discard
 from alf._legacy import wrap_legacy_manager
-from alf._redaction import masked, masked_url
+from alf._redaction import masked, masked_key, masked_url
 from alf._siblings import Siblings
 from alf._urls import bare_url, origin_of, shown_url
 from alf.auth import ClientCredentialsAuth, HealingHook, NoAuth
@@ -190,6 +190,7 @@ class Client(requests.Session):
         token_endpoint, issuer, revocation_endpoint = map(
             masked_url, (token_endpoint, issuer, revocation_endpoint)
         )
+        dpop = masked_key(dpop)
         if isinstance(client_auth, tuple):
             client_auth = masked(client_auth)
         self.raise_token_error = raise_token_error

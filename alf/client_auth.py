@@ -25,7 +25,7 @@ import requests
 
 from alf._answers import find_error
 from alf._jose import SigningKey, encode_jwt, hmac_signer
-from alf._redaction import Secret
+from alf._redaction import Secret, masked_key
 from alf._texts import check_text, has_outer_blanks, without_line_break
 
 __all__ = [
@@ -226,7 +226,9 @@ class _AssertionAuth(ClientAuth):
         json.dumps(self._header)
 
     def __repr__(self) -> str:
-        shown = {name: self._header.get(name) for name in ("alg", "kid")}
+        # Error reports show objects that are not complete yet.
+        header = getattr(self, "_header", {})
+        shown = {name: header.get(name) for name in ("alg", "kid")}
         return f"{type(self).__name__}(algorithm={shown['alg']!r}, key_id={shown['kid']!r})"
 
     def _assert(self, credentials: Credentials, sign: Callable[[bytes], bytes]) -> Sign:
@@ -340,6 +342,7 @@ class PrivateKeyJWT(_AssertionAuth):
         headers: Mapping[str, Any] | None = None,
         allow_short_key: bool = False,
     ) -> None:
+        key = masked_key(key)
         self._key = SigningKey(key, algorithm, allow_short_key=allow_short_key)
         key_id = self._key.key_id if key_id is None else key_id
         super().__init__(audience, lifetime, _jose_header(headers, self._key.algorithm, key_id))

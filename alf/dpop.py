@@ -14,6 +14,7 @@ import requests
 
 from alf._answers import find_error
 from alf._jose import SigningKey, base64url, encode_jwt, generate_key
+from alf._redaction import masked_key
 from alf._urls import origin_of
 from alf.tokens import Token
 
@@ -52,6 +53,7 @@ class DPoPKey:
     def __init__(
         self, key: Any = None, *, algorithm: str | None = None, allow_short_key: bool = False
     ) -> None:
+        key = masked_key(key)
         if callable(key):
             message = "a DPoP key must be a key, not a callable: its public half is in each proof"
             raise TypeError(message)
@@ -62,6 +64,8 @@ class DPoPKey:
         self._nonces: dict[str, str] = {}
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_key"):  # error reports show objects that are not complete yet
+            return "<DPoPKey>"
         return f"<DPoPKey {self._key.algorithm} {self.thumbprint}>"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -144,6 +148,7 @@ def as_dpop_key(dpop: Any) -> DPoPKey | None:
 
     Raises as :class:`DPoPKey`.
     """
+    dpop = masked_key(dpop)
     if dpop is None or dpop is False:
         return None
     if isinstance(dpop, DPoPKey):

@@ -30,7 +30,7 @@ from alf._entries import EntryKey
 from alf._failure_log import log_failure
 from alf._forks import register_after_fork
 from alf._form import check_headers, token_form
-from alf._redaction import Secret, masked, masked_url, shown
+from alf._redaction import Secret, masked, masked_key, masked_url, shown
 from alf._texts import check_text, without_line_break
 from alf._token_storage import TokenStorage
 from alf._urls import bare_url, shown_url
@@ -230,6 +230,7 @@ class TokenManager:
         token_endpoint, issuer, revocation_endpoint = map(
             masked_url, (token_endpoint, issuer, revocation_endpoint)
         )
+        dpop = masked_key(dpop)
         if isinstance(client_auth, tuple):
             client_auth = masked(client_auth)
         if token_retry is not None and token_retries is not None:

@@ -20,6 +20,8 @@ from requests.auth import HTTPDigestAuth
 from alf import Client, TokenError, TokenManager
 from alf._redaction import shown
 from alf._urls import shown_url
+from alf.client_auth import PrivateKeyJWT
+from alf.dpop import DPoPKey
 from tests.leaks import SHOWN
 from tests.servers import Api, RawServer, Reply, Request, TokenServer, hang_up, running
 
@@ -509,6 +511,32 @@ def test_an_error_at_construction_shows_no_secret_in_local_variables(
         make(**given)
     found = [text for text in everything_on(failure.value) if SHOWN.search(text)]
     assert not [text for text in found if text != repr(wrong)]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "-----BEGIN PRIVATE KEY-----\ntop-secret\n-----END PRIVATE KEY-----",
+        b"-----BEGIN PRIVATE KEY-----\ntop-secret\n-----END PRIVATE KEY-----",
+        "top-secret",
+        b"top-secret",
+        '{"kty": "EC", "crv": "P-256", "d": "top-secret"}',
+        b'{"kty": "oct", "k": "top-secret"}',
+        {"kty": "RSA", "d": "top-secret", "oth": [{"d": "top-secret"}]},
+    ],
+)
+def test_a_key_that_cannot_be_read_is_not_in_local_variables(key: Any) -> None:
+    pytest.importorskip("jwt")
+    for make in (
+        lambda: PrivateKeyJWT(key=key),
+        lambda: DPoPKey(key),
+        lambda: Client(
+            token_endpoint="https://id.test", client_id="i", client_secret="s", dpop=key
+        ),
+    ):
+        with pytest.raises((TypeError, ValueError)) as failure:
+            make()
+        assert not [text for text in everything_on(failure.value) if SHOWN.search(text)]
 
 
 def test_an_environment_that_is_wrong_shows_no_secret_in_local_variables(
