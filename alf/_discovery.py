@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import requests
 
 from alf._answers import read_members
+from alf._clocks import Clock
 from alf._redaction import SecretURL, shown
-from alf._urls import is_loopback, shown_misfit
+from alf._time_limits import TimeLimit
+from alf._transport import Exchange, Transport
+from alf._urls import is_loopback, shown_misfit, shown_url
 
-__all__ = ["Metadata", "check_issuer", "metadata_urls", "parse_metadata"]
+__all__ = ["Discovery", "Metadata", "check_issuer", "metadata_urls", "parse_metadata"]
+
+#: Seconds after which metadata are read again, and after which that is tried again.
+_GOOD_FOR = 24 * 3600.0
+_TRY_AGAIN_AFTER = 3600.0
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,60 @@ class Metadata:
     auth_methods: tuple[str, ...] = ("client_secret_basic",)
 
 
+class Discovery:
+    """The metadata of an issuer, read when first needed and at least daily from then on.
+
+    :param issuer: the issuer's identifier.
+    :param transport: what to read them over.
+    :param clock: what tells the time.
+    """
+
+    def __init__(self, issuer: str, transport: Transport, clock: Clock) -> None:
+        self._issuer = issuer
+        self._transport = transport
+        self._clock = clock
+        self._has_cert = False
+        self._due_at: tuple[float, float] | None = None
+
+    def is_due(self, *, has_cert: bool) -> bool:
+        """Whether the metadata have to be read, for a client with or without a certificate."""
+        if self._due_at is None or has_cert != self._has_cert:
+            return True
+        monotonic, wall = self._due_at
+        return self._clock.monotonic() >= monotonic or self._clock.time() >= wall
+
+    def read(self, limit: TimeLimit, *, has_cert: bool) -> Metadata | Exchange:
+        """The metadata, or the answer of an issuer that is out of order.
+
+        :raises ValueError: there are none that can be used; the text says why.
+        :raises requests.exceptions.RequestException: there was no answer.
+        """
+        self._has_cert = has_cert
+        if self._due_at is not None:
+            self._wait(_TRY_AGAIN_AFTER)
+        outage = None
+        reasons = []
+        for url in metadata_urls(self._issuer):
+            exchange = self._transport.send(url, {}, limit)
+            status = exchange.response.status_code
+            if status == 429 or status >= 500:
+                outage = exchange
+            try:
+                metadata = parse_metadata(exchange.response, self._issuer, has_cert=has_cert)
+            except ValueError as reason:
+                reasons.append(f"{url} {reason}")
+                continue
+            self._wait(_GOOD_FOR)
+            return metadata
+        if outage is not None:
+            return outage
+        message = "; ".join(reasons)
+        raise ValueError(message)
+
+    def _wait(self, seconds: float) -> None:
+        self._due_at = (self._clock.monotonic() + seconds, self._clock.time() + seconds)
+
+
 def check_issuer(issuer: object) -> str:
     """The issuer's identifier, if it can be one (RFC 8414 §2).
 
@@ -40,6 +104,14 @@ def check_issuer(issuer: object) -> str:
         message = f"issuer must be a URL, got {type(issuer).__name__}"
         raise TypeError(message)
     issuer = SecretURL(issuer.strip())
+    before, well_known, after = issuer.partition("/.well-known/")
+    if well_known:
+        path = after.partition("/")[2]
+        value = shown_url(f"{before}/{path}" if path else before)
+        message = (
+            f"issuer must be the issuer's identifier, not the URL of its metadata: try {value!r}"
+        )
+        raise ValueError(message)
     if not _is_safe(issuer) or any(mark in issuer for mark in "?#@"):
         got = shown_misfit(issuer)
         message = f"issuer must be an https URL of no more than host and path, got {got}"
@@ -66,17 +138,26 @@ def parse_metadata(response: requests.Response, issuer: str, *, has_cert: bool) 
     members = read_members(response)
     if response.status_code != 200 or isinstance(members, str):
         what = "" if response.status_code != 200 else f" with {members}"
+        target = response.headers.get("Location")
+        if response.is_redirect and target is not None:
+            what = f"; its redirect to {shown(shown_url(target))!r} is not followed"
         message = f"answered {response.status_code}{what}"
         raise ValueError(message)
-    if members.get("issuer") != issuer:
-        message = f"is about the issuer {_shown(members.get('issuer'))}, expected {issuer!r}"
+    found = members.get("issuer")
+    if found != issuer:
+        message = f"is about the issuer {_shown(found)}, expected {issuer!r}"
+        if isinstance(found, str) and found.rstrip("/") == issuer.rstrip("/"):
+            message += f": give issuer={_shown(found)}"
         raise ValueError(message)
     aliases = members.get("mtls_endpoint_aliases") if has_cert else None
     places = {**members, **aliases} if isinstance(aliases, Mapping) else members
     for name in ("token_endpoint", "revocation_endpoint"):
         url = places.get(name)
-        if not _is_safe(url) and (name == "token_endpoint" or url is not None):
-            message = f"has the {name} {_shown(url)}, expected an https URL"
+        is_optional = name != "token_endpoint" and url is None
+        if not is_optional and not _is_endpoint(url, issuer):
+            message = f"has the {name} {_shown(url)}, expected an https URL of another machine"
+            if _is_local(issuer):
+                message = f"has the {name} {_shown(url)}, expected an https URL"
             raise ValueError(message)
     methods = members.get("token_endpoint_auth_methods_supported")
     return Metadata(
@@ -89,15 +170,51 @@ def parse_metadata(response: requests.Response, issuer: str, *, has_cert: bool) 
 
 def _is_safe(url: Any) -> bool:
     """Whether this is an absolute https URL, or an http URL of this very machine."""
+    parts = _parse(url)
+    if parts is None:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+
+
+def _is_endpoint(url: Any, issuer: str) -> bool:
+    """Whether this issuer may send a client there: one elsewhere must not send it to itself."""
+    parts = _parse(url)
+    if parts is None or parts.username is not None or parts.fragment:
+        return False
+    return _is_safe(url) and (_is_local(issuer) or not _leads_here(parts.hostname or ""))
+
+
+def _leads_here(host: str) -> bool:
+    """Whether the system may take this host, in whatever form, for the machine itself."""
+    name = host.rstrip(".")
+    with contextlib.suppress(OSError):  # not one of the old forms: 127.1, 0x7f000001, 2130706433
+        name = socket.inet_ntoa(socket.inet_aton(name))
     try:
-        parts = urlsplit(url)
+        address = ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
+
+
+def _is_local(issuer: str) -> bool:
+    parts = _parse(issuer)
+    return parts is not None and is_loopback(parts.hostname or "")
+
+
+def _parse(url: Any) -> SplitResult | None:
+    """The parts of an absolute URL as requests will see them; ``None`` for anything else."""
+    # Parsers disagree on backslashes, and on what they take out.
+    if not isinstance(url, str) or not url.isprintable() or not {" ", "\\"}.isdisjoint(url):
+        return None
+    request = requests.PreparedRequest()
+    try:
+        request.prepare_url(url, None)
+        parts = urlsplit(str(request.url))
         host, _ = parts.hostname, parts.port
-    except (AttributeError, TypeError, ValueError):
-        return False
-    # urlsplit() takes blanks and line breaks out, others do not.
-    if not isinstance(url, str) or not host or not url.isprintable() or " " in url:
-        return False
-    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
+    except (requests.exceptions.RequestException, ValueError):
+        return None
+    return parts if host else None
 
 
 def _shown(value: object) -> str:

@@ -18,7 +18,7 @@ from urllib3.util.retry import Retry
 from alf._answers import find_error, read_members
 from alf._certificates import thumbprint
 from alf._clocks import Clock
-from alf._discovery import Metadata, metadata_urls, parse_metadata
+from alf._discovery import Discovery, Metadata
 from alf._redaction import Secret, SecretURL, shown
 from alf._texts import check_utf8
 from alf._time_limits import DEFAULT_TIMEOUT, TimeLimit, Timeout
@@ -87,7 +87,7 @@ class TokenEndpoint:
     ) -> None:
         self.url = url
         self._credentials = credentials
-        self._client_auth = client_auth
+        self._given_auth = self._client_auth = client_auth
         #: How the client authenticates, and as whom if that is not by its id; ``None``: not known.
         self._identity = "discovered" if client_auth is None else client_auth.identity
         self._revocation_endpoint = revocation_endpoint
@@ -102,6 +102,7 @@ class TokenEndpoint:
         self._retry = Retry(0) if retry is None else retry_for_post(retry)
         self._timeout: Timeout = check_timeout(timeout)
         self._transport = Transport(session, cert=cert, clock=clock)
+        self._discovery = Discovery(url, self._transport, clock) if is_issuer else None
         self._clock = clock
         self._scope_granted: str | None = None
         #: The endpoint of the same client whose connections and metadata this one uses.
@@ -217,32 +218,42 @@ class TokenEndpoint:
     def _try(self, name: _Endpoint, form: Sequence[tuple[str, str]]) -> Exchange:
         # One for all that a try takes: the metadata, a second form of Basic, a DPoP nonce.
         limit = TimeLimit(self._timeout)
-        if self._metadata is None:
-            outage = self._discover(limit)
-            if outage is not None:
-                return outage
+        known = self._metadata
+        outage = self._discover(limit)
+        if outage is not None:
+            return outage
+        url = self._url(name)
+        exchange = self._post(url, form, limit, name)
+        is_gone = exchange.response.status_code in (404, 410)
+        if is_gone and self._discovery is not None and known is self._metadata:
+            self._read_again(self._discovery, limit)
+            if self._url(name) != url:
+                exchange = self._post(self._url(name), form, limit, name)
+        return exchange
+
+    def _url(self, name: _Endpoint) -> str:
         url: str | None = getattr(self._metadata, name)
         if url is None:
             message = f"{self} has no revocation endpoint that is known: give revocation_endpoint"
             raise ValueError(message)
-        assert self._client_auth is not None
-        if self._client_auth.needs_tls and not self._transport.has_cert:
-            message = (
-                f"{self} needs a client certificate to know the client by: give token_cert, "
-                "or the Client a cert"
-            )
-            raise TokenError(message)
-        return self._post(url, form, limit, self._dpop_key if name == "token_endpoint" else None)
+        return url
 
     def _post(
         self,
         url: str,
         form: Sequence[tuple[str, str]],
         limit: TimeLimit,
-        dpop_key: DPoPKey | None,
+        name: _Endpoint,
     ) -> Exchange:
         """The answer to the form, signed in each of the ways that the client has."""
         assert self._client_auth is not None
+        if self._client_auth.needs_tls and not self._transport.may_have_cert:
+            message = (
+                f"{self} needs a client certificate to know the client by: give token_cert, "
+                "or the Client a cert"
+            )
+            raise TokenError(message)
+        dpop_key = self._dpop_key if name == "token_endpoint" else None
         flow = self._client_auth.flow(self._credentials, url, self._clock.monotonic())
         sign = next(flow)
         secrets: set[Secret] = set()
@@ -266,43 +277,59 @@ class TokenEndpoint:
                 return Exchange(end.value, sorted(secrets, key=len, reverse=True))
 
     def _discover(self, limit: TimeLimit) -> Exchange | None:
-        """Read the issuer's metadata, once; returns the answer of an issuer that is out of order.
+        """Read the issuer's metadata, if it is time; an answer if the issuer is out of order.
 
-        :raises TokenError: there is no metadata, or it leaves the client no way to say who it is.
+        :raises TokenError: there are none, or they leave the client no way to say who it is.
+        :raises requests.exceptions.RequestException: there was no answer.
         """
         if self._shared is not None:
-            outage = self._shared._discover(limit) if self._shared._metadata is None else None
+            outage = self._shared._discover(limit)
             self._client_auth, self._metadata = self._shared._client_auth, self._shared._metadata
             return outage
-        auth = self._client_auth
-        has_cert = self._transport.has_cert or (auth is not None and auth.needs_tls)
-        outage = None
-        reasons = []
-        for url in metadata_urls(self.url):
-            exchange = self._transport.send(url, {}, limit)
-            response = exchange.response
-            if response.status_code == 429 or response.status_code >= 500:
-                outage = exchange
-            try:
-                metadata = parse_metadata(response, self.url, has_cert=has_cert)
-            except ValueError as reason:
-                reasons.append(f"{url} {reason}")
-                continue
-            if auth is None:
-                has_secret = self._credentials.client_secret is not None
-                auth = choose_client_auth(metadata.auth_methods, has_secret=has_secret)
-            if auth is None:
-                takes = shown(", ".join(metadata.auth_methods))
-                message = f"{self} takes {takes}: none goes with what the client has"
-                raise TokenError(message)
-            if self._revocation_endpoint is not None:
-                metadata = replace(metadata, revocation_endpoint=self._revocation_endpoint)
-            self._client_auth, self._metadata = auth, metadata
+        discovery = self._discovery
+        if discovery is None or not discovery.is_due(has_cert=self._has_cert):
             return None
-        if outage is not None:
-            return outage
-        message = f"{self} has no metadata that can be used: {'; '.join(reasons)}"
-        raise TokenError(message)
+        if self._metadata is None:
+            return self._read_metadata(discovery, limit)
+        # What is known will do if the issuer has trouble, which leaves time for the token request.
+        self._read_again(discovery, limit.part(1 / 4))
+        return None
+
+    def _read_again(self, discovery: Discovery, limit: TimeLimit) -> None:
+        if self._shared is not None:
+            self._shared._read_again(discovery, limit)
+            self._metadata = self._shared._metadata
+            return
+        try:
+            self._read_metadata(discovery, limit)
+        except requests.exceptions.RequestException as error:
+            logger.warning("%s: its metadata could not be read again: %s", self, error)
+
+    def _read_metadata(self, discovery: Discovery, limit: TimeLimit) -> Exchange | None:
+        try:
+            metadata = discovery.read(limit, has_cert=self._has_cert)
+        except ValueError as reasons:
+            message = f"{self} has no metadata that can be used: {reasons}"
+            raise TokenError(message) from None
+        if isinstance(metadata, Exchange):
+            return metadata
+        auth = self._given_auth
+        if auth is None:
+            has_secret = self._credentials.client_secret is not None
+            auth = choose_client_auth(metadata.auth_methods, has_secret=has_secret)
+        if auth is None:
+            takes = shown(", ".join(metadata.auth_methods))
+            message = f"{self} takes {takes}: none goes with what the client has"
+            raise TokenError(message)
+        if self._revocation_endpoint is not None:
+            metadata = replace(metadata, revocation_endpoint=self._revocation_endpoint)
+        self._client_auth, self._metadata = auth, metadata
+        return None
+
+    @property
+    def _has_cert(self) -> bool:
+        needs_tls = self._given_auth is not None and self._given_auth.needs_tls
+        return needs_tls or self._transport.has_cert
 
     def _next_try(
         self,

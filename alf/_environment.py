@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from urllib3.util.retry import Retry
-
 from alf._redaction import Secret, SecretURL
 from alf._texts import without_line_break
 
@@ -86,11 +84,11 @@ def parse_number(text: str) -> float:
         raise ValueError(message) from None
 
 
-def _parse_retry(text: str) -> Retry:
+def _parse_retry(text: str) -> int:
     if not text.isdecimal():
         message = "expected a whole number"
         raise ValueError(message)
-    return Retry(int(text), status_forcelist=(429, 500, 502, 503, 504), backoff_factor=0.5)
+    return int(text)
 
 
 def _parse_yes(text: str) -> bool:

@@ -66,6 +66,10 @@ class TimeLimit:
         """The same time, running from now on."""
         return TimeLimit((self._connect, self._rest))
 
+    def part(self, fraction: float) -> TimeLimit:
+        """A part of the time that is left, for something on the way."""
+        return TimeLimit(max(self._end - time.monotonic(), _EARLY) * fraction)
+
     def __enter__(self) -> TimeLimit:
         self._token = _current.set(self)
         return self

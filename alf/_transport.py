@@ -123,6 +123,11 @@ class Transport:
         """Whether there is a client certificate to show."""
         return bool(self.cert)
 
+    @property
+    def may_have_cert(self) -> bool:
+        """The same, but the adapters of a session that was handed in may have one as well."""
+        return self._is_handed_in or self.has_cert
+
     def close(self) -> None:
         """Close the connections, unless the session was handed in."""
         if self._session is not None and not self._is_handed_in:
@@ -155,7 +160,7 @@ class Transport:
         :param dpop_key: the key to write a proof on the request with.
         :raises requests.exceptions.RequestException: there was no complete answer.
         """
-        signature = _Signature(sign, dpop_key)
+        signature = _Signature(sign, dpop_key, may_be_sent_again=self._is_handed_in)
         with limit:
             try:
                 return self._send(url, headers, limit, form, signature)
@@ -230,7 +235,7 @@ class Transport:
         if followed is not None:
             session.verify = followed.verify
             session.cert = followed.cert
-            session.proxies = dict(followed.proxies)
+            session.proxies = dict(followed.proxies or {})
             session.trust_env = followed.trust_env
         settings = (session.verify, session.cert, session.proxies, session.trust_env)
         if self._is_idle() or settings != self._settings:
@@ -266,24 +271,30 @@ class _Signature:
     redirect, which requests would prepare the next request to even where it must not send it.
     """
 
-    def __init__(self, sign: Sign | None, dpop_key: DPoPKey | None) -> None:
-        self._sign = sign
+    def __init__(
+        self, sign: Sign | None, dpop_key: DPoPKey | None, *, may_be_sent_again: bool
+    ) -> None:
+        self._sign = sign or _unsigned
         self._dpop_key = dpop_key
+        self._may_be_sent_again = may_be_sent_again
         self._target: str | None = None
         self.error: Exception | None = None
         #: Whether what happens now is left to the hooks of the session.
         self.is_answered = False
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        unsigned = request.copy()
         try:
-            if self._sign is not None:
-                request = self._sign(request)
-                _check_sendable(request.headers)
+            request = self._sign(request)
+            _check_sendable(request.headers)
             if self._dpop_key is not None:
                 self._dpop_key.attach_proof(request)
         except Exception as error:
             self.error = error
             raise
+        body = request.body
+        if self._may_be_sent_again and isinstance(body, str) and "client_assertion=" in body:
+            request.body = _FreshForm(body, lambda: str(self._sign(unsigned.copy()).body))
         # Not as hooks=, which would take the place of the hooks of a session handed in.
         request.register_hook("response", self._receive)
         return request
@@ -301,6 +312,37 @@ class _Signature:
     def give_back_target(self, response: requests.Response) -> None:
         if self._target is not None:
             response.headers["Location"] = self._target
+
+
+class _FreshForm(str):
+    """A form with a client assertion, which is another one each time it is written to the wire.
+
+    No server takes an assertion twice, and adapters may send a request again (urllib3's retries).
+    """
+
+    __slots__ = ("_is_used", "_make")
+    _is_used: bool
+    _make: Callable[[], str]
+
+    def __new__(cls, form: str, make: Callable[[], str]) -> _FreshForm:
+        body = super().__new__(cls, form)
+        body._is_used = False
+        body._make = make
+        return body
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return (str, (str(self),))
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        """What urllib3 and http.client call before they send it."""
+        form = self._make() if self._is_used else str(self)
+        self._is_used = True
+        # The length of it is in a header that has been sent.
+        return (form if len(form) == len(self) else str(self)).encode(encoding, errors)
+
+
+def _unsigned(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
 
 
 def _new_session() -> requests.Session:
@@ -360,8 +402,11 @@ def _decode(body: bytes, codings: str | None) -> bytes:
         message = "the Content-Encoding cannot be decoded: nothing but identity was accepted"
         raise DecodeError(message)
     for window in _WINDOWS[names[0]]:
+        decoder = zlib.decompressobj(window)
         with contextlib.suppress(zlib.error):
-            return zlib.decompressobj(window).decompress(body, _LARGEST_ANSWER)
+            decoded = decoder.decompress(body, _LARGEST_ANSWER)
+            if decoder.eof or len(decoded) == _LARGEST_ANSWER:
+                return decoded
     message = f"the answer cannot be decoded as {names[0]}"
     raise DecodeError(message)
 

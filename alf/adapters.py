@@ -8,6 +8,13 @@ from urllib3.util.retry import Retry
 
 __all__ = ["mount_retry_adapter"]
 
+#: Statuses of a server that may answer the same request otherwise a little later.
+_TROUBLE = (429, 500, 502, 503, 504)
+
+#: Half the seconds before the second retry. The first has none before it, each later one twice as
+#: many as the last.
+_PAUSE = 0.5
+
 
 def mount_retry_adapter(session: requests.Session, retries: int | Retry) -> None:
     """Mount adapters on the session that retry as told.
@@ -20,7 +27,11 @@ def mount_retry_adapter(session: requests.Session, retries: int | Retry) -> None
 
 
 def retry_for_post(retries: int | Retry) -> Retry:
-    """The given retries, for a POST: urllib3 leaves it out where nothing is said.
+    """What to retry of a token request.
+
+    A number of retries is for connections that fail and for the statuses of a server in trouble,
+    with pauses that grow. A ``Retry`` means what it says; where it says nothing of methods it is
+    for a POST, which urllib3 leaves out.
 
     :raises TypeError: neither a ``Retry`` nor an int.
     :raises ValueError: a negative number.
@@ -36,4 +47,10 @@ def retry_for_post(retries: int | Retry) -> Retry:
     if retries < 0:
         message = f"token_retry must not be negative, got {retries!r}"
         raise ValueError(message)
-    return Retry(retries, raise_on_status=False, allowed_methods=None)
+    return Retry(
+        retries,
+        status_forcelist=_TROUBLE,
+        backoff_factor=_PAUSE,
+        raise_on_status=False,
+        allowed_methods=None,
+    )

@@ -116,8 +116,9 @@ class Client(requests.Session):
         ``get(key)`` and ``set(key, value)``, or a mutable mapping.
     :param token_storage_key: the key of the token's entry in ``token_storage``. By default one
         that differs for every different token.
-    :param token_retry: how to retry the token request: urllib3's ``Retry``, or a number of
-        retries. By default there are none.
+    :param token_retry: how to retry the token request: a number of retries, for connections that
+        fail and for 429, 500, 502, 503 and 504, with growing pauses; or urllib3's ``Retry``, which
+        means what it says. By default there are none.
     :param token_retries: the name of ``token_retry`` in alf 0.7.
     :param token_timeout: seconds that a token request may take in all, or a pair: seconds to
         connect, and seconds for the rest (default: 10). Each retry has as much again; none begins

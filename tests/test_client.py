@@ -493,7 +493,7 @@ def test_a_copy_has_the_whole_configuration_and_asks_for_its_own_token(
         assert (other.verify, other.max_redirects) == (False, 3)
         assert other.hooks["response"] == [reset_hook]
         assert other.get(f"http://localhost:{api.port}/").status_code == 401
-        tokens.replies = [Reply(503)]
+        tokens.replies = [Reply(400)]
         with pytest.raises(TokenError):
             other.renew_token()
     assert original.get(api.url).status_code == 200

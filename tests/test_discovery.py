@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import threading
 from collections.abc import Callable, Iterator
@@ -16,8 +17,9 @@ import trustme
 from urllib3.util.retry import Retry
 
 from alf import Client, TokenError
+from alf._discovery import parse_metadata
 from alf.client_auth import ClientSecretPost, PrivateKeyJWT
-from tests.servers import Api, Reply, Request, TokenServer, hang_up, running
+from tests.servers import Api, Reply, Request, TokenServer, TurnedClock, hang_up, running
 from tests.test_client_auth import EC_KEY
 
 MakeClient = Callable[..., Client]
@@ -229,6 +231,21 @@ def test_a_client_with_a_certificate_has_endpoints_of_its_own(
     assert login.form["client_id"] == "client-id"
 
 
+def test_the_certificate_may_be_the_clients_own(
+    make_client: MakeClient, mtls: tuple[Issuer, str, str]
+) -> None:
+    issuer, bundle, cert = mtls
+    client = make_client(
+        token_endpoint=None, issuer=issuer.url, client_secret=None, client_auth="none"
+    )
+    client.verify = bundle
+    client.renew_token()
+    client.cert = cert
+    client.renew_token()
+    assert [login.path for login in issuer.logins] == ["/tenant/token", "/tenant/mtls"]
+    assert issuer.logins[1].certificate == "client.example.com"
+
+
 def test_a_client_without_a_certificate_has_not(
     make_client: MakeClient, mtls: tuple[Issuer, str, str]
 ) -> None:
@@ -334,6 +351,171 @@ def test_no_answer_at_all_is_requests_own_error(discover: MakeClient, issuer: Is
     issuer.tokens.stop()
     with pytest.raises(requests.exceptions.ConnectionError):
         client.renew_token()
+
+
+# -- where an issuer may send a client ---------------------------------------------------------
+
+
+def metadata(issuer: str, **members: Any) -> requests.Response:
+    response = requests.Response()
+    response.status_code = 200
+    response._content = json.dumps({"issuer": issuer, **members}).encode()
+    return response
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://id.example.com/token",
+        "http://localhost/token",
+        "https://localhost/token",
+        "https://localhost./token",
+        "https://LOCALHOST/token",
+        "https://id.localhost/token",
+        "https://127.0.0.1/token",
+        "https://127.1/token",
+        "https://2130706433/token",
+        "https://0x7f000001/token",
+        "https://0177.0.0.1/token",
+        "https://0.0.0.0/token",
+        "https://[::1]/token",
+        "https://[::]/token",
+        "https://[::ffff:127.0.0.1]/token",
+        "https://\uff11\uff12\uff17.0.0.1/token",
+        "http://evil\\@localhost/",
+        "https://evil\\@localhost/",
+        "https://user:password@id.example.com/token",
+        "https://id.example.com/token#fragment",
+    ],
+)
+@pytest.mark.parametrize("name", ["token_endpoint", "revocation_endpoint", "mtls"])
+def test_an_issuer_elsewhere_sends_no_client_to_itself_or_over_plain_http(
+    endpoint: str, name: str
+) -> None:
+    members: dict[str, Any] = {"token_endpoint": "https://id.example.com/token"}
+    if name == "mtls":
+        members["mtls_endpoint_aliases"] = {"token_endpoint": endpoint}
+    else:
+        members[name] = endpoint
+    issuer = "https://id.example.com"
+    with pytest.raises(ValueError, match="expected an https URL of another machine"):
+        parse_metadata(metadata(issuer, **members), issuer, has_cert=True)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["https://login.example.net/token", "https://10.0.0.1:8443/token", "https://[2001:db8::1]/t"],
+)
+def test_an_issuer_may_name_endpoints_of_other_hosts(endpoint: str) -> None:
+    issuer = "https://id.example.com"
+    found = parse_metadata(metadata(issuer, token_endpoint=endpoint), issuer, has_cert=False)
+    assert found.token_endpoint == endpoint
+
+
+def test_a_redirect_of_the_metadata_is_named(discover: MakeClient, issuer: Issuer) -> None:
+    target = "https://user:s3cr3t@new.example.com/tenant?key=s3cr3t"
+    issuer.pages = {OAUTH: Reply(301, b"", {"Location": target})}
+    with pytest.raises(TokenError) as failure:
+        discover().ensure_token()
+    assert "redirect to 'https://new.example.com/tenant' is not followed" in str(failure.value)
+    assert "s3cr3t" not in str(failure.value)
+
+
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_a_slash_at_the_end_of_the_issuer_that_is_wrong_is_named(
+    discover: MakeClient, issuer: Issuer, is_missing: bool
+) -> None:
+    right = f"{issuer.url}/" if is_missing else issuer.url
+    issuer.publish(OAUTH)
+    issuer.pages[OAUTH]["issuer"] = right
+    with pytest.raises(TokenError, match=f"give issuer='{right}'"):
+        discover(issuer=issuer.url if is_missing else f"{issuer.url}/").ensure_token()
+
+
+@pytest.mark.parametrize(
+    ("given", "right"),
+    [
+        ("https://id.example.com/.well-known/openid-configuration", "https://id.example.com"),
+        ("https://id.example.com/a/.well-known/openid-configuration", "https://id.example.com/a"),
+        (
+            "https://id.example.com/.well-known/oauth-authorization-server/a/b",
+            "https://id.example.com/a/b",
+        ),
+    ],
+)
+def test_the_url_of_the_metadata_as_issuer_is_explained(
+    make_client: MakeClient, given: str, right: str
+) -> None:
+    with pytest.raises(ValueError, match=f"not the URL of its metadata: try '{right}'"):
+        make_client(token_endpoint=None, issuer=given)
+
+
+# -- when they are read again ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_metadata_are_read_again_when_the_endpoint_is_gone(
+    discover: MakeClient, issuer: Issuer, status: int
+) -> None:
+    client = discover()
+    client.renew_token()
+    issuer.publish(token_endpoint=f"{issuer.url}/new")
+    issuer.tokens.replies = [Reply(status)]
+    client.renew_token()
+    assert [login.path for login in issuer.logins] == [
+        "/tenant/token",
+        "/tenant/token",
+        "/tenant/new",
+    ]
+    assert issuer.asked == [OAUTH, OAUTH]
+
+
+def test_an_endpoint_that_is_gone_and_nothing_new_is_the_callers_error(
+    discover: MakeClient, issuer: Issuer, api: Api
+) -> None:
+    issuer.tokens.replies = [Reply(404), Reply(404)]
+    client = discover()
+    assert client.get(api.url).status_code == 404
+    assert issuer.asked == [OAUTH]  # they had just been read
+    issuer.pages = {}
+    assert client.get(api.url).status_code == 404
+    assert issuer.asked == [OAUTH, OAUTH, OPENID]
+    assert client.get(api.url).status_code == 200
+
+
+@pytest.mark.parametrize("turn", ["turn", "turn_wall"])
+def test_metadata_are_read_again_daily(
+    discover: MakeClient, issuer: Issuer, clock: TurnedClock, turn: str
+) -> None:
+    client = discover(clock=clock)
+    client.renew_token()
+    getattr(clock, turn)(24 * 3600 - 1)
+    client.renew_token()
+    assert issuer.asked == [OAUTH]
+    issuer.publish(token_endpoint=f"{issuer.url}/new")
+    getattr(clock, turn)(1)
+    client.renew_token()
+    client.renew_token()
+    assert issuer.asked == [OAUTH, OAUTH]
+    assert [login.path for login in issuer.logins][2:] == ["/tenant/new"] * 2
+
+
+@pytest.mark.parametrize("page", [Reply(503), Reply(404), hang_up, {"issuer": "another"}])
+def test_what_is_known_will_do_while_the_issuer_has_trouble(
+    discover: MakeClient, issuer: Issuer, clock: TurnedClock, page: Any
+) -> None:
+    client = discover(clock=clock)
+    client.renew_token()
+    issuer.pages = {OAUTH: page}
+    clock.turn(24 * 3600)
+    client.renew_token()
+    tries = len(issuer.asked)
+    client.renew_token()
+    assert len(issuer.asked) == tries > 1
+    issuer.publish(token_endpoint=f"{issuer.url}/new")
+    clock.turn(3600)
+    client.renew_token()
+    assert [login.path for login in issuer.logins] == ["/tenant/token"] * 3 + ["/tenant/new"]
 
 
 # -- bad input ---------------------------------------------------------------------------------
