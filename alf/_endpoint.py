@@ -183,7 +183,8 @@ class TokenEndpoint:
         :raises TokenError: the server did not revoke the token, which may still be good.
         :raises requests.exceptions.RequestException: there was no answer.
         """
-        form = [("token", Secret(access_token)), ("token_type_hint", "access_token")]
+        access_token = Secret(access_token)
+        form = [("token", access_token), ("token_type_hint", "access_token")]
         exchange, _, _ = self._request("revocation_endpoint", form)
         if exchange.response.status_code >= 300:
             raise self._error(exchange, "revocation_endpoint")

@@ -740,7 +740,7 @@ class Refusal:
         :raises requests.exceptions.RequestException: the endpoint could not be reached.
         """
         manager = self._manager
-        self._refused.add(refused.access_token)
+        self._refused.add(Secret(refused.access_token))
         manager._note_refused(self._origin, refused)
         last = self._last
         is_fresh = last is not None and last.asked > self._since

@@ -564,6 +564,39 @@ def test_an_environment_that_is_wrong_shows_no_secret_in_local_variables(
             assert not [text for text in everything_on(failure.value) if SHOWN.search(text)]
 
 
+@pytest.mark.parametrize("storage", [None, {}])
+@pytest.mark.parametrize("trouble", [hang_up, Reply(200, b"<html>"), Reply(400, {"error": "odd"})])
+def test_no_token_is_in_local_variables_while_a_refusal_is_healed(
+    make_client: MakeClient, tokens: TokenServer, api: Api, storage: Any, trouble: Any
+) -> None:
+    calls: list[Callable[[Client], object]] = [
+        lambda client: client.get(api.url),
+        lambda client: client.renew_token(),
+        lambda client: client.manager.refusal(api.url).replacement(client.ensure_token()),
+    ]
+    for call in calls:
+        client = make_client(token_storage=storage, raise_token_error=True)
+        client.renew_token()
+        tokens.alive.clear()
+        tokens.replies = [trouble] * 3
+        with pytest.raises(requests.exceptions.RequestException) as failure:
+            call(client)
+        assert not [text for text in everything_on(failure.value) if SHOWN.search(text)]
+        tokens.replies = []
+
+
+def test_a_failed_revocation_shows_no_token_in_local_variables(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    client = make_client(revocation_endpoint=f"{tokens.url}/revoke")
+    client.renew_token()
+    for reply in (hang_up, Reply(400, {"error": "token-1 is odd"})):
+        tokens.replies = [reply, reply]
+        with pytest.raises(requests.exceptions.RequestException) as failure:
+            client.revoke_token()
+        assert not [text for text in everything_on(failure.value) if SHOWN.search(text)]
+
+
 def test_no_answer_that_is_refused_is_shown_in_local_variables(
     make_client: MakeClient, tokens: TokenServer
 ) -> None:
