@@ -17,6 +17,11 @@ CRYPTO = [
     "cryptography",
 ]
 
+#: What alf.httpx needs.
+HTTPX = [
+    "httpx>=0.28",
+]
+
 #: What alf.storages.FileStorage needs.
 FILE = [
     "filelock",
@@ -30,7 +35,9 @@ TEST = [
     *CRYPTO,
     *DEMO,
     *FILE,
+    *HTTPX,
     *JWT,
+    "aiohttp",
     "build",
     "CacheControl",
     "cachelib",
@@ -44,8 +51,12 @@ TEST = [
     "docutils",
     "dogpile.cache",
     "eventlet",
+    "fastapi",
     "Flask-Caching",
     "gevent",
+    "grpcio",
+    "httpie",
+    "httpx2",
     "hypothesis",
     "joserfc",
     "opentelemetry-instrumentation-requests",
@@ -104,6 +115,7 @@ setup(
         "docs": ["furo", "sphinx"],
         "file": FILE,
         "fuzz": ["atheris"],
+        "httpx": HTTPX,
         "jwt": JWT,
         "test": TEST,
     },

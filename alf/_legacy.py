@@ -29,8 +29,9 @@ class _ManagerOf07:
         self._manager = manager
         self._current: Token | None = None
 
-    def peek(self) -> Token | None:
-        return self._current
+    def peek(self, *, is_fresh: bool = False) -> Token | None:
+        # Only the manager itself knows whether it is fresh.
+        return None if is_fresh else self._current
 
     def token(self) -> Token:
         try:
@@ -50,6 +51,9 @@ class _ManagerOf07:
 
     def refusal(self, _origin: str) -> _RefusalOf07:
         return _RefusalOf07(self)
+
+    def replace(self, refused: Token, origin: str = "") -> Token | None:
+        return self.refusal(origin).replacement(refused)
 
     def revoke(self) -> None:
         message = f"{type(self._manager).__name__} has no way to revoke a token"

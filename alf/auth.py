@@ -194,16 +194,14 @@ class ClientCredentialsAuth(BearerTokenAuth):
         self,
         healing: Healing,
         refused: Token,
-        request: requests.PreparedRequest,
         response: requests.Response,
         *,
-        can_send_again: bool = True,
+        can_send_again: bool,
     ) -> Token | None:
         """The token to send the request with once more; ``None``: the refusal stands.
 
         Raises as :meth:`Healing.next_token`.
         """
-        can_send_again = can_send_again and rewind(request)
         if self._client._dpop_key is not None and asks_for_nonce(response):
             has_nonce = "DPoP-Nonce" in response.headers
             return healing.after_nonce(refused, can_send_again=can_send_again, has_nonce=has_nonce)
@@ -220,9 +218,8 @@ class ClientCredentialsAuth(BearerTokenAuth):
                 break
             connection = getattr(response, "connection", None)
             try:
-                token = self.next_token(
-                    healing, token, request, response, can_send_again=connection is not None
-                )
+                can_send_again = connection is not None and rewind(request)
+                token = self.next_token(healing, token, response, can_send_again=can_send_again)
             except RequestException as error:
                 logger.log(
                     logging.DEBUG if is_logged(error) else logging.WARNING,

@@ -18,7 +18,7 @@ from urllib3.util.retry import Retry
 
 from alf._environment import missing_variables, read_environment
 from alf._forks import forget_connections, register_after_fork
-from alf._healing import Healing, HeldBody, carry_cookies, discard
+from alf._healing import Healing, HeldBody, carry_cookies, discard, rewind
 from alf._legacy import wrap_legacy_manager
 from alf._redaction import masked, masked_key, masked_url
 from alf._siblings import Siblings
@@ -575,7 +575,7 @@ class Client(requests.Session):
             if healing is None:
                 healing = Healing(self._token_manager, origin_of(request.url))
             try:
-                other = auth.next_token(healing, token, request, response)
+                other = auth.next_token(healing, token, response, can_send_again=rewind(request))
             except RequestException as error:
                 # Raised by the outermost send(): no redirect goes on, and nobody in between
                 # sees an exception that a plain Session would not have raised.

@@ -337,10 +337,14 @@ class TokenManager:
         # Renewed by now, where this caller was the one to do it.
         return (self._held or held).token
 
-    def peek(self) -> Token | None:
-        """The current token, from memory; ``None`` if there is no token that is alive."""
+    def peek(self, *, is_fresh: bool = False) -> Token | None:
+        """The current token, from memory; ``None`` if there is no token that is alive.
+
+        :param is_fresh: only a token that is not due for renewal yet.
+        """
         held = self._held
-        return held.token if held is not None and self._lives(held) else None
+        is_usable = self._is_fresh if is_fresh else self._lives
+        return held.token if held is not None and is_usable(held) else None
 
     def renew(self) -> Token:
         """A token that is asked for now, whatever there is in hand; raises as :meth:`token`."""
@@ -353,6 +357,19 @@ class TokenManager:
         :param origin: the API's scheme, host and port.
         """
         return Refusal(self, origin, next(self._order))
+
+    def replace(self, refused: Token, origin: str = "") -> Token | None:
+        """Another token than one that an API has refused.
+
+        A newer one that is there already, or else one that is requested now. ``None``: there is
+        no other, or this origin has refused too many.
+
+        :param refused: the token that was refused.
+        :param origin: the API's scheme, host and port.
+        :raises TokenError: the token endpoint did not return a token.
+        :raises requests.exceptions.RequestException: the token endpoint could not be reached.
+        """
+        return self.refusal(origin).replacement(refused)
 
     def get_token(self) -> str:
         """The current access token as a string; raises as :meth:`token`."""

@@ -23,12 +23,17 @@ PAGES = [
     "docs/index.rst",
     "docs/explanation.rst",
     "docs/guides.rst",
+    "docs/other-clients.rst",
     "docs/storage.rst",
 ]
 
 #: What some examples need to be there.
 BEFORE = {
     "client.": """
+import alf
+client = alf.Client(token_endpoint=TOKEN_ENDPOINT, client_id="client-id", client_secret="secret")
+""",
+    "TokenAuth(client)": """
 import alf
 client = alf.Client(token_endpoint=TOKEN_ENDPOINT, client_id="client-id", client_secret="secret")
 """,
