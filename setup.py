@@ -22,9 +22,10 @@ HTTPX = [
     "httpx>=0.28",
 ]
 
-#: What alf.storages.FileStorage needs.
+#: What alf.storages.FileStorage needs. Older versions of filelock follow a link that is planted in
+#: the lock's place (CVE-2025-68146, CVE-2026-22701).
 FILE = [
-    "filelock",
+    "filelock>=3.20.3",
     "platformdirs",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +13,15 @@ from typing import Any, Protocol
 
 from alf._forks import register_after_fork
 
-__all__ = ["LONGEST_TTL", "PROCESS_LOCKS", "Backend", "Lock", "as_text", "make_backend"]
+__all__ = [
+    "LONGEST_TTL",
+    "PROCESS_LOCKS",
+    "Backend",
+    "Lock",
+    "PickledStorage",
+    "as_text",
+    "make_backend",
+]
 
 logger = logging.getLogger("alf")
 
@@ -316,3 +325,26 @@ def as_text(value: object) -> str:
         message = "too long a text"
         raise ValueError(message)
     return value if isinstance(value, str) else bytes(value).decode()
+
+
+class PickledStorage:
+    """Stands for a storage in the state of a Client; says what to do if it cannot be pickled."""
+
+    def __init__(self, storage: Any) -> None:
+        self.storage = storage
+
+    def __deepcopy__(self, _memo: object) -> PickledStorage:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        try:
+            pickle.dumps(self.storage)
+        except Exception as error:
+            kind = type(self.storage)
+            message = (
+                f"token_storage cannot be pickled, and so the Client cannot: a {kind.__module__}."
+                f"{kind.__qualname__} ({error}); make a Client in each process instead, such as in "
+                "the initializer of a process pool"
+            )
+            raise TypeError(message) from error
+        return (type(self), (self.storage,))

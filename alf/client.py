@@ -16,6 +16,7 @@ from requests.hooks import dispatch_hook
 from requests.sessions import merge_hooks
 from urllib3.util.retry import Retry
 
+from alf._backends import PickledStorage
 from alf._environment import missing_variables, read_environment
 from alf._forks import forget_connections, register_after_fork
 from alf._healing import Healing, HeldBody, carry_cookies, discard, rewind
@@ -486,10 +487,17 @@ class Client(requests.Session):
         state = super().__getstate__()
         if state["auth"] is self._token_auth:
             del state["auth"]
+        options = state["_token_options"]
+        if "token_storage" in options:
+            storage = PickledStorage(options["token_storage"])
+            state["_token_options"] = {**options, "token_storage": storage}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        pickled = self._token_options.get("token_storage")
+        if isinstance(pickled, PickledStorage):
+            self._token_options = {**self._token_options, "token_storage": pickled.storage}
         self._set_up_token()
         if "auth" in state:
             self.auth = state["auth"]

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import logging
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -144,6 +146,15 @@ def test_a_key_of_alf_that_holds_something_else_is_replaced(
     for _ in range(2):
         assert make_client(token_storage=connection).ensure_token()
     assert len(tokens.requests) == 2
+
+
+def test_a_client_that_cannot_be_pickled_says_why(make_client: MakeClient, connection: Any) -> None:
+    client = make_client(token_storage=connection)
+    with pytest.raises(TypeError, match=r"redis\.client\.Redis .*a Client in each process"):
+        pickle.dumps(client)
+    for clone in (copy.copy(client), copy.deepcopy(client)):
+        assert clone.ensure_token() == client.ensure_token()
+        clone.close()
 
 
 @pytest.mark.parametrize("kind", [redis.Redis, valkey.Valkey])
