@@ -198,6 +198,8 @@ class Transport:
             )
             signature.is_answered = False
             signature.give_back_target(response)
+            secrets = secrets_of(response.request)
+            redact_response(response, secrets)
             if self._is_handed_in:
                 # What it did until now is its own affair.
                 limit = limit.renewed()
@@ -218,8 +220,6 @@ class Transport:
             # Without the frames below this one: they hold the request.
             raise error.with_traceback(None) from error.__cause__
         self._answered_at = (self._clock.monotonic(), self._clock.time())
-        secrets = secrets_of(response.request)
-        redact_response(response, secrets)
         # A hook may have kept it, to read it later.
         response._content = content
         response._content_consumed = True

@@ -14,6 +14,7 @@ from requests.exceptions import RequestException
 from alf._failure_log import is_logged
 from alf._healing import Healing, HeldBody, carry_cookies, discard, rewind
 from alf._inspection import reason
+from alf._redaction import masked
 from alf._token_hosts import TokenHosts
 from alf._urls import origin_of
 from alf.dpop import DPoPKey, asks_for_nonce
@@ -70,6 +71,7 @@ class BearerTokenAuth(AuthBase):
         access_token: str | Token | Callable[[], str | Token],
         hosts: Sequence[str] | None = None,
     ) -> None:
+        access_token = masked(access_token)
         self._source = access_token if callable(access_token) else None
         self._hosts = None if hosts is None else TokenHosts(hosts)
         #: Tells this object's headers from others without holding on to what it knows.
@@ -300,6 +302,7 @@ def _as_token(value: str | Token) -> Token:
     if isinstance(value, Token):
         return value
     if isinstance(value, str):
-        return Token(value)
+        value = masked(value)  # error reports show local variables
+        return Token(str(value))
     message = f"access_token must be a str or an alf.tokens.Token, got {type(value).__name__}"
     raise TypeError(message)

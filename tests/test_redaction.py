@@ -17,7 +17,7 @@ import pytest
 import requests
 from requests.auth import HTTPDigestAuth
 
-from alf import Client, TokenError, TokenManager
+from alf import BearerTokenAuth, Client, TokenError, TokenManager
 from alf._redaction import shown
 from alf._urls import shown_url
 from alf.client_auth import PrivateKeyJWT
@@ -583,6 +583,15 @@ def test_no_token_is_in_local_variables_while_a_refusal_is_healed(
             call(client)
         assert not [text for text in everything_on(failure.value) if SHOWN.search(text)]
         tokens.replies = []
+
+
+def test_a_bearer_token_that_no_header_can_carry_is_not_in_local_variables(api: Api) -> None:
+    with pytest.raises(ValueError) as failure:
+        BearerTokenAuth("top-secret\n")
+    assert not [text for text in everything_on(failure.value) if SHOWN.search(text)]
+    with pytest.raises(ValueError) as failure:
+        requests.get(api.url, auth=BearerTokenAuth(lambda: "top-secret\n"))
+    assert not [text for text in everything_on(failure.value) if SHOWN.search(text)]
 
 
 def test_a_failed_revocation_shows_no_token_in_local_variables(
