@@ -32,8 +32,6 @@ def _installed(name: str) -> Any:
 
 
 _modules = [module for module in map(_installed, ("httpx", "httpx2")) if module is not None]
-if not _modules:  # pragma: no cover (tried in an environment without it)
-    raise ImportError("alf.httpx needs httpx: pip install 'alf[httpx]'")  # noqa: EM101
 
 if TYPE_CHECKING:
     _Base = object
@@ -59,11 +57,15 @@ class TokenAuth(_Base):
     multipart and generators are not. ``is_token_refused()`` of the Client sees status and headers.
 
     :param client: the Client whose token it is.
+    :raises ImportError: neither httpx nor httpx2 is installed.
     :raises TokenError: while sending: there is no token. A token that could not be renewed after
         a refusal leaves the API's answer as it is, and one WARNING.
     """
 
     def __init__(self, client: Client) -> None:
+        if not _modules:
+            message = "TokenAuth needs httpx or httpx2: pip install 'alf[httpx]'"
+            raise ImportError(message)
         self._client = client
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -330,3 +332,19 @@ def test_a_manager_of_alf_0_7(caller: Caller, tokens: TokenServer, api: Api) -> 
 def closed_loops() -> Iterator[None]:
     yield
     asyncio.set_event_loop(None)
+
+
+def test_without_the_extra_the_error_names_it() -> None:
+    program = """
+import sys
+sys.modules["httpx"] = sys.modules["httpx2"] = None
+from alf import Client
+from alf.httpx import TokenAuth
+client = Client(token_endpoint="https://id.example.com/token", client_id="c", client_secret="s")
+try:
+    TokenAuth(client)
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "pip install 'alf[httpx]'" in done.stdout, done.stderr
