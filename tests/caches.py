@@ -16,10 +16,10 @@ import pytest
 class CacheServer:
     """A server program that listens on a port of its own, and can be killed and started again."""
 
-    def __init__(self, *command: str) -> None:
+    def __init__(self, *command: str, port: int | None = None) -> None:
         if shutil.which(command[0]) is None:
             pytest.skip(f"{command[0]} is not installed")
-        with socket.create_server(("127.0.0.1", 0)) as probe:
+        with socket.create_server(("127.0.0.1", port or 0)) as probe:
             self.port = probe.getsockname()[1]
         self._command = [part.format(port=self.port) for part in command]
         self._process: subprocess.Popen[bytes] | None = None
