@@ -325,12 +325,16 @@ class TokenStorage:
 
     def _pause(self, holder: Holder | None, waited: float) -> float:
         """Seconds until the next look."""
-        pause = (_LOOK_AFTER + waited * _LOOK_AFTER_FRACTION) * random.uniform(0.95, 1)  # noqa: S311
+        waiting = waited
         if holder is not None and holder.expected is not None:
+            expected = holder.expected
             remaining = holder.remaining(self._clock.time())
             if remaining > 0:
-                return remaining + random.uniform(0.01, 0.05 + holder.expected / 5)  # noqa: S311
-        return pause
+                # Spread out, and not so early that most look twice.
+                return remaining + random.uniform(0.05 + expected / 30, 0.1 + expected / 5)  # noqa: S311
+            waiting = max(0.0, waited - expected) + expected / 4
+        pause = _LOOK_AFTER + waiting * _LOOK_AFTER_FRACTION
+        return pause * random.uniform(0.98, 1)  # noqa: S311
 
     def _patience(self, holder: Holder | None) -> float:
         """Seconds after which this holder is given up."""
