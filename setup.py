@@ -68,6 +68,7 @@ TEST = [
     "pytest-cov",
     "python-memcached",
     "redis",
+    "requests-cache",
     "requests-mock",
     "requests-oauthlib",
     "requests-toolbelt",

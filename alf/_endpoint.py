@@ -6,13 +6,11 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, inf
+from math import inf
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import requests
-import urllib3
-from urllib3.exceptions import HTTPError, InvalidHeader
 from urllib3.util.retry import Retry
 
 from alf._answers import find_error, read_members
@@ -20,11 +18,11 @@ from alf._certificates import thumbprint
 from alf._clocks import Clock
 from alf._discovery import Discovery, Metadata
 from alf._redaction import Secret, SecretURL, shown
+from alf._retries import LONGEST_RETRYING, LONGEST_WAIT, next_try, retry_for_post
 from alf._texts import check_utf8
 from alf._time_limits import DEFAULT_TIMEOUT, TimeLimit, Timeout
 from alf._transport import Exchange, Transport, urllib3_error
 from alf._urls import shown_misfit, shown_url
-from alf.adapters import retry_for_post
 from alf.client_auth import ClientAuth, Credentials, choose_client_auth
 from alf.dpop import DPoPKey, endpoint_asks_for_nonce
 from alf.tokens import Token, TokenError
@@ -34,12 +32,6 @@ __all__ = ["DEFAULT_TIMEOUT", "Answer", "TokenEndpoint"]
 logger = logging.getLogger("alf")
 
 _Endpoint = Literal["token_endpoint", "revocation_endpoint"]
-
-#: Seconds after which a token request is not tried again.
-_LONGEST_RETRYING = 300.0
-
-#: A longer `Retry-After`, in seconds, is not waited for: its answer goes back to the caller.
-_LONGEST_WAIT = 60.0
 
 
 @dataclass(frozen=True)
@@ -126,6 +118,11 @@ class TokenEndpoint:
             return self._place("issuer", self.url)
         return self._place("token endpoint", self._metadata.token_endpoint)
 
+    def _describe(self, name: _Endpoint) -> str:
+        if name == "revocation_endpoint" and self._metadata is not None:
+            return self._place("revocation endpoint", str(self._metadata.revocation_endpoint))
+        return str(self)
+
     def _place(self, name: str, url: str) -> str:
         return f"{name} {shown(shown_url(url))} (client_id {self.client_id!r})"
 
@@ -154,8 +151,8 @@ class TokenEndpoint:
         """Seconds that a token request may take, its retries included."""
         a_try = TimeLimit(self._timeout).total
         retries = self._retry.total if isinstance(self._retry.total, int) else 0
-        pauses = min(retries, 10) * _LONGEST_WAIT
-        return min((retries + 1) * (a_try + 1) + pauses, _LONGEST_RETRYING + a_try + 1)
+        pauses = min(retries, 10) * LONGEST_WAIT
+        return min((retries + 1) * (a_try + 1) + pauses, LONGEST_RETRYING + a_try + 1)
 
     def share(self, other: TokenEndpoint) -> None:
         """Use the connections of another endpoint, and the metadata, of the same client."""
@@ -172,7 +169,7 @@ class TokenEndpoint:
         :raises requests.exceptions.RequestException: there was no answer.
         """
         exchange, asked_at, issued_at = self._request("token_endpoint", self.params)
-        token = self._read_token(exchange, issued_at)
+        token = _read_token(exchange, issued_at, self.token_type, str(self))
         self._note_scope(token)
         return Answer(token, asked_at)
 
@@ -187,7 +184,7 @@ class TokenEndpoint:
         form = [("token", access_token), ("token_type_hint", "access_token")]
         exchange, _, _ = self._request("revocation_endpoint", form)
         if exchange.response.status_code >= 300:
-            raise self._error(exchange, "revocation_endpoint")
+            raise _error(exchange, self._describe("revocation_endpoint"))
         logger.info("%s: token revoked", self)
 
     def _request(
@@ -199,22 +196,21 @@ class TokenEndpoint:
         :raises requests.exceptions.RequestException: there was no answer.
         """
         retry: Retry | None = self._retry
-        began = self._clock.monotonic()
+        give_up_at = self._clock.monotonic() + LONGEST_RETRYING
         while True:
             asked_at, issued_at = self._clock.monotonic(), self._clock.time()
-            pause_until = began + _LONGEST_RETRYING
             try:
                 exchange = self._try(name, form)
             except requests.exceptions.RequestException as error:
-                retry = self._next_try(retry, pause_until, error=urllib3_error(error))
+                retry = next_try(retry, self._clock, give_up_at, error=urllib3_error(error))
                 if retry is None:
                     raise
                 continue
             if exchange.response.ok:
                 return exchange, asked_at, issued_at
-            retry = self._next_try(retry, pause_until, response=exchange.response)
+            retry = next_try(retry, self._clock, give_up_at, response=exchange.response)
             if retry is None:
-                raise self._error(exchange, name)
+                raise _error(exchange, self._describe(name))
 
     def _try(self, name: _Endpoint, form: Sequence[tuple[str, str]]) -> Exchange:
         # One for all that a try takes: the metadata, a second form of Basic, a DPoP nonce.
@@ -332,67 +328,6 @@ class TokenEndpoint:
         needs_tls = self._given_auth is not None and self._given_auth.needs_tls
         return needs_tls or self._transport.has_cert
 
-    def _next_try(
-        self,
-        retry: Retry | None,
-        pause_until: float,
-        *,
-        response: requests.Response | None = None,
-        error: HTTPError | None = None,
-    ) -> Retry | None:
-        """The retries that are left when it is time for the next one; ``None``: there is none.
-
-        :param pause_until: when, by the monotonic clock, the last pause has to be over.
-        """
-        assert retry is not None
-        raw = wait = None
-        if response is not None:
-            wait = retry_after(response) if retry.respect_retry_after_header else None
-            if not retry.is_retry("POST", response.status_code, wait is not None):
-                return None
-            if wait is not None and wait > _LONGEST_WAIT:
-                return None
-            headers = {} if wait is None else {"Retry-After": str(ceil(wait))}
-            raw = urllib3.HTTPResponse(status=response.status_code, headers=headers)
-        elif error is None:
-            return None
-        try:
-            retry = retry.increment("POST", str(self), response=raw, error=error)
-        except HTTPError:  # MaxRetryError, or the error itself
-            return None
-        pause = retry.get_backoff_time() if wait is None else wait
-        if self._clock.monotonic() + pause > pause_until:
-            return None
-        retry.sleep(raw)
-        return retry
-
-    def _read_token(self, exchange: Exchange, issued_at: float) -> Token:
-        response, secrets = exchange.response, exchange.secrets
-        if response.status_code >= 300:
-            target = response.headers.get("Location")
-            what = ""
-            if target is not None:
-                what = f", a redirect to {shown(shown_url(target), secrets)!r}, not followed"
-            message = f"{self} answered {response.status_code}{what}: expected a 200 with a token"
-            raise TokenError(message, response)
-        answer = read_members(response)
-        if isinstance(answer, str):
-            message = (
-                f"{self} answered {response.status_code} with {shown(answer, secrets)}: "
-                "expected a JSON object with an access_token"
-            )
-            raise TokenError(message, response)
-        is_error = not answer.get("access_token") and find_error(response) != (None, None)
-        if is_error or answer.get("error"):
-            raise self._error(exchange)
-        try:
-            return Token.from_answer(answer, issued_at, self.token_type)
-        except ValueError as error:
-            reason = shown(str(error), secrets)
-        # Not as a consequence of that error, whose frames hold the answer.
-        message = f"the answer of {self} ({response.status_code}) {reason}"
-        raise TokenError(message, response)
-
     def _note_scope(self, token: Token) -> None:
         """Tell, once, of a scope that is smaller than the one asked for (RFC 6749 §3.3)."""
         granted = token.scope
@@ -407,17 +342,47 @@ class TokenEndpoint:
                 shown(", ".join(sorted(missing))),
             )
 
-    def _error(self, exchange: Exchange, name: _Endpoint = "token_endpoint") -> TokenError:
-        response = exchange.response
-        error, description = find_error(response, exchange.secrets)
-        words = " ".join(filter(None, (str(response.status_code), error)))
-        place = str(self)
-        if name == "revocation_endpoint" and self._metadata is not None:
-            place = self._place("revocation endpoint", str(self._metadata.revocation_endpoint))
-        message = f"{place} answered {words}"
-        if description:
-            message += f" ({description})"
-        return TokenError(message, response, error=error, error_description=description)
+
+def _read_token(exchange: Exchange, issued_at: float, token_type: str, place: str) -> Token:
+    """The token in the answer.
+
+    :raises TokenError: there is no usable one.
+    """
+    response, secrets = exchange.response, exchange.secrets
+    if response.status_code >= 300:
+        target = response.headers.get("Location")
+        what = ""
+        if target is not None:
+            what = f", a redirect to {shown(shown_url(target), secrets)!r}, not followed"
+        message = f"{place} answered {response.status_code}{what}: expected a 200 with a token"
+        raise TokenError(message, response)
+    answer = read_members(response)
+    if isinstance(answer, str):
+        message = (
+            f"{place} answered {response.status_code} with {shown(answer, secrets)}: "
+            "expected a JSON object with an access_token"
+        )
+        raise TokenError(message, response)
+    is_error = not answer.get("access_token") and find_error(response) != (None, None)
+    if is_error or answer.get("error"):
+        raise _error(exchange, place)
+    try:
+        return Token.from_answer(answer, issued_at, token_type)
+    except ValueError as error:
+        reason = shown(str(error), secrets)
+    # Not as a consequence of that error, whose frames hold the answer.
+    message = f"the answer of {place} ({response.status_code}) {reason}"
+    raise TokenError(message, response)
+
+
+def _error(exchange: Exchange, place: str) -> TokenError:
+    response = exchange.response
+    error, description = find_error(response, exchange.secrets)
+    words = " ".join(filter(None, (str(response.status_code), error)))
+    message = f"{place} answered {words}"
+    if description:
+        message += f" ({description})"
+    return TokenError(message, response, error=error, error_description=description)
 
 
 def check_url(url: object, name: str = "token_endpoint") -> str:
@@ -465,17 +430,6 @@ def check_timeout(timeout: Any) -> Any:
         message = f"token_timeout must be above 0 seconds and finite, got {timeout!r}"
         raise ValueError(message)
     return timeout
-
-
-def retry_after(response: requests.Response) -> float | None:
-    """Seconds that the response asks to wait (RFC 9110 §10.2.3); ``None`` if it does not."""
-    value = response.headers.get("Retry-After")
-    if value is None:
-        return None
-    try:
-        return Retry().parse_retry_after(value)
-    except (InvalidHeader, ValueError, OverflowError):  # junk, or a date outside the calendar
-        return None
 
 
 def _scopes(scope: str) -> set[str]:

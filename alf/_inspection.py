@@ -16,7 +16,7 @@ import requests
 from requests.exceptions import ProxyError, RequestException, SSLError, Timeout
 
 from alf._answers import read_members
-from alf._endpoint import retry_after
+from alf._retries import retry_after
 from alf._texts import has_outer_blanks, without_line_break
 from alf._urls import shown_url
 from alf.tokens import Token, TokenError, parse_expires_in

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 import time
 import weakref
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
@@ -16,8 +13,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-import urllib3
-from requests.structures import CaseInsensitiveDict
 from requests.utils import select_proxy
 from urllib3.exceptions import (
     DecodeError,
@@ -33,32 +28,26 @@ from urllib3.exceptions import SSLError as TLSError
 from alf._clocks import Clock
 from alf._forks import forget_connections
 from alf._redaction import Secret, redact_error, redact_response, secrets_of, shown
+from alf._responses import close_response, plain_response, read_content
 from alf._time_limits import LimitedAdapter, TimeLimit
 from alf._urls import shown_url
 from alf.client_auth import Sign
 from alf.dpop import DPoPKey
 
-__all__ = ["Exchange", "Transport", "urllib3_error"]
+__all__ = ["Exchange", "Session", "Transport", "urllib3_error"]
 
 #: Seconds after which an idle connection is not used again: by then something on the way may
 #: have forgotten it, and not every router says so.
 _IDLE = 60.0
 
-#: Bytes of an answer that are read; the largest tokens known are a hundredth of it.
-_LARGEST_ANSWER = 1024 * 1024
-
-#: Bytes that are read at a time.
-_PIECE = 8192
-
 #: A header's value as http.client can write it.
 _SENDABLE = re.compile(r"[^\r\n\u0100-\U0010ffff]*")
 
-#: What zlib needs to know of a coding. Some servers send "deflate" without its header.
-_WINDOWS = {
-    "gzip": (zlib.MAX_WBITS | 16,),
-    "x-gzip": (zlib.MAX_WBITS | 16,),
-    "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS),
-}
+#: The Session of requests itself, whatever has been put in its place (a cache, usually).
+Session: Any = next(
+    (cls for cls in requests.Session.__mro__ if cls.__module__ == "requests.sessions"),
+    requests.Session,
+)
 
 #: What the innards of requests raise at odd input or answers, beside its own exceptions.
 _FOREIGN_ERRORS = (HTTPError, HTTPException, ValueError, TypeError)
@@ -204,15 +193,17 @@ class Transport:
                 # What it did until now is its own affair.
                 limit = limit.renewed()
             try:
-                content = _read_content(response, limit, is_handed_in=self._is_handed_in)
+                content = read_content(response, limit, is_handed_in=self._is_handed_in)
             except ProtocolError as broken:
                 # Not a ConnectionError: the server has seen the request.
                 raise requests.exceptions.ChunkedEncodingError(broken) from None
             finally:
-                _close(response)
+                close_response(response)
         except Exception as caught:
             if caught is signature.error:
                 raise
+            if signature.response is not None:
+                close_response(signature.response)
             error = _as_requests_error(caught, url, limit, is_answered=signature.is_answered)
             redact_error(error)
             if not isinstance(error, requests.exceptions.RequestException):
@@ -223,7 +214,7 @@ class Transport:
         # A hook may have kept it, to read it later.
         response._content = content
         response._content_consumed = True
-        return Exchange(_plain_response(response, content), secrets)
+        return Exchange(plain_response(response, content), secrets)
 
     def _ready_session(self) -> requests.Session:
         if self._session is None:
@@ -279,6 +270,7 @@ class _Signature:
         self._may_be_sent_again = may_be_sent_again
         self._target: str | None = None
         self.error: Exception | None = None
+        self.response: requests.Response | None = None
         #: Whether what happens now is left to the hooks of the session.
         self.is_answered = False
 
@@ -301,6 +293,7 @@ class _Signature:
 
     def _receive(self, response: requests.Response, **_kwargs: Any) -> None:
         self.is_answered = True
+        self.response = response
         self._target = response.headers.pop("Location", None)
         for one in (response, *response.history):
             # What requests fills the session's jar from.
@@ -346,94 +339,10 @@ def _unsigned(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def _new_session() -> requests.Session:
-    """A Session of requests itself, whatever has been put in its place (a cache, usually)."""
-    line = requests.Session.__mro__
-    cls = next((cls for cls in line if cls.__module__ == "requests.sessions"), requests.Session)
-    session: requests.Session = cls()
+    session: requests.Session = Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, LimitedAdapter())
     return session
-
-
-def _read_content(response: requests.Response, limit: TimeLimit, *, is_handed_in: bool) -> bytes:
-    """The body up to the limit of size, decoded."""
-    if isinstance(response._content, bytes):  # a hook or a cache has read it
-        return response._content[:_LARGEST_ANSWER]
-    if response.raw is None:
-        return b""
-    is_urllib3s = isinstance(response.raw, urllib3.HTTPResponse)
-    if not is_urllib3s:
-        pieces: Iterator[bytes] = response.iter_content(_PIECE)
-    elif is_handed_in:
-        pieces = _small_pieces(response.raw)
-    else:
-        pieces = _pieces(lambda: response.raw.read(_PIECE, decode_content=False))
-    if is_urllib3s:
-        # What urllib3 2 does by itself, and 1.26 if told.
-        response.raw.enforce_content_length = True
-    content = bytearray()
-    for piece in pieces:
-        limit.left()
-        content += piece
-        if len(content) > _LARGEST_ANSWER:
-            break
-    body = bytes(content[:_LARGEST_ANSWER])
-    return _decode(body, response.headers.get("Content-Encoding")) if is_urllib3s else body
-
-
-def _small_pieces(raw: Any) -> Iterator[bytes]:
-    """What has come, as it comes: a whole piece may take long to do so."""
-    read = getattr(raw, "read1", None)
-    if read is None:  # urllib3 1.26
-        return _pieces(lambda: raw.read(1, decode_content=False))
-    return _pieces(lambda: read(_PIECE, decode_content=False))
-
-
-def _pieces(read: Callable[[], bytes]) -> Iterator[bytes]:
-    return iter(read, b"")
-
-
-def _decode(body: bytes, codings: str | None) -> bytes:
-    names = [name.strip().lower() for name in (codings or "").split(",")]
-    names = [name for name in names if name not in ("", "identity")]
-    if not names or not body:
-        return body
-    if len(names) > 1 or names[0] not in _WINDOWS:
-        message = "the Content-Encoding cannot be decoded: nothing but identity was accepted"
-        raise DecodeError(message)
-    for window in _WINDOWS[names[0]]:
-        decoder = zlib.decompressobj(window)
-        with contextlib.suppress(zlib.error):
-            decoded = decoder.decompress(body, _LARGEST_ANSWER)
-            if decoder.eof or len(decoded) == _LARGEST_ANSWER:
-                return decoded
-    message = f"the answer cannot be decoded as {names[0]}"
-    raise DecodeError(message)
-
-
-def _close(response: requests.Response) -> None:
-    # One that was made by hand may have nothing to close.
-    with contextlib.suppress(Exception):
-        response.raw.close()
-        response.raw.release_conn()
-
-
-def _plain_response(response: requests.Response, content: bytes) -> requests.Response:
-    """The same answer in a response of requests itself: no connection hangs off it."""
-    plain = requests.Response()
-    plain.status_code = response.status_code
-    plain.reason = response.reason
-    plain.url = response.url
-    plain.headers = CaseInsensitiveDict(response.headers)
-    plain.encoding = response.encoding
-    plain.elapsed = response.elapsed
-    plain.request = response.request
-    plain.raw = urllib3.HTTPResponse(
-        io.BytesIO(content), status=response.status_code, preload_content=False
-    )
-    plain._content = content
-    plain._content_consumed = True
-    return plain
 
 
 def _as_requests_error(

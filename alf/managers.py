@@ -24,15 +24,16 @@ from alf._endpoint import (
     DEFAULT_TIMEOUT,
     TokenEndpoint,
     check_url,
-    retry_after,
 )
 from alf._entries import EntryKey
 from alf._failure_log import log_failure
 from alf._forks import register_after_fork
 from alf._form import check_headers, token_form
 from alf._redaction import Secret, masked, masked_key, masked_url, shown
+from alf._retries import retry_after
 from alf._texts import check_text, without_line_break
 from alf._token_storage import TokenStorage
+from alf._transport import Session
 from alf._urls import bare_url, shown_url
 from alf.client_auth import ClientAuth, Credentials, Sign, as_client_auth
 from alf.dpop import as_dpop_key
@@ -245,7 +246,7 @@ class TokenManager:
         if not 0 <= token_settle_time < inf:
             message = f"token_settle_time must not be negative, got {token_settle_time!r}"
             raise ValueError(message)
-        if token_session is not None and not isinstance(token_session, requests.Session):
+        if token_session is not None and not isinstance(token_session, Session):
             message = f"token_session must be a requests.Session, got {token_session!r}"
             raise TypeError(message)
         if token_storage is None and token_storage_key is not None:

@@ -23,8 +23,8 @@ import urllib3
 
 from alf._answers import find_error, read_members
 from alf._discovery import check_issuer, parse_metadata
-from alf._endpoint import retry_after
 from alf._inspection import decode_jwt, describe
+from alf._retries import retry_after
 from alf._token_storage import TokenStorage
 from alf._urls import shown_url
 from alf.dpop import asks_for_nonce
