@@ -16,9 +16,10 @@ from urllib.parse import quote, quote_plus
 import pytest
 import requests
 from requests.auth import HTTPDigestAuth
+from urllib3.exceptions import ProtocolError
 
 from alf import BearerTokenAuth, Client, TokenError, TokenManager
-from alf._redaction import shown
+from alf._redaction import redact_error, shown
 from alf._urls import shown_url
 from alf.client_auth import PrivateKeyJWT
 from alf.dpop import DPoPKey
@@ -662,3 +663,10 @@ def test_no_repr_shows_a_secret(make_client: MakeClient, tokens: TokenServer, ap
 )
 def test_what_is_shown_of_a_url(url: str, shown_as: str) -> None:
     assert shown_url(url) == shown_as
+
+
+def test_what_the_system_says_of_a_broken_connection_stays() -> None:
+    reset = ConnectionResetError(104, "Connection reset by peer")
+    error = requests.exceptions.ConnectionError(ProtocolError("Connection aborted.", reset))
+    redact_error(error)
+    assert "Connection reset by peer" in str(error)
