@@ -601,7 +601,11 @@ def test_what_only_looks_like_a_jwt(run: Run, tokens: TokenServer, token: str) -
         ({"expires_in": None}, "no expires_in: alf uses the token until an API refuses it"),
         ({"expires_in": "soon"}, 'expires_in "soon": alf uses the token until'),
         ({"expires_in": 0}, "expires_in 0: alf asks for a new token at every call"),
-        ({"expires_in": "3600"}, "expires_in is a string"),
+        ({"expires_in": "1"}, "expires_in is a string"),
+        (
+            {"expires_in": None, "expires_at": int(time.time()) + 3600},
+            "no expires_in, which RFC 6749 §5.1 recommends: alf goes by the time of expiry",
+        ),
         ({"token_type": None}, "token_type null: alf sends the token as Bearer"),
         ({"token_type": "BearerToken"}, 'token_type "BearerToken": alf sends'),
         ({"refresh_token": "r"}, "the refresh_token is not used"),

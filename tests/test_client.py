@@ -743,6 +743,26 @@ def test_a_manager_with_the_interface_of_alf_0_7(tokens: TokenServer, api: Api) 
     assert not tokens.requests
 
 
+def test_a_manager_of_the_users_own_is_closed_and_told_the_session_if_it_can_be(
+    tokens: TokenServer,
+) -> None:
+    told: list[Any] = []
+
+    class Closing(ManagerOf07):
+        follow = staticmethod(told.append)
+
+        def close(self) -> None:
+            told.append("closed")
+
+    class OwnManagerClient(Client):
+        token_manager_class = Closing
+
+    options = {"client_id": "client-id", "client_secret": "secret"}
+    with OwnManagerClient(token_endpoint=tokens.endpoint, **options) as client:
+        assert told == [client]
+    assert told == [client, "closed"]
+
+
 def test_a_manager_of_alf_0_7_that_has_a_new_token_already(tokens: TokenServer, api: Api) -> None:
     managers: list[ManagerOf07] = []
 
