@@ -15,6 +15,7 @@ from alf._backends import LONGEST_TTL, PROCESS_LOCKS, Lock, as_text, make_backen
 from alf._backoff import Backoff
 from alf._clocks import Clock
 from alf._entries import FORMAT, LONGEST_REFUSAL, Entry, Holder, StoredRefusal, check_key
+from alf._obtained import is_of_another_secret, note_obtained
 from alf._storage_calls import StorageCallError, StorageCalls
 from alf.tokens import Token
 
@@ -57,6 +58,8 @@ class TokenStorage:
     :param storage: any object with ``get(key)`` and ``set(key, value)``, or a mutable mapping.
     :param key: the entry's key: a str that the user chose, or what gives it when it is needed.
     :param max_duration: seconds that a token request may take.
+    :param secret: the client secret; a token that this process obtained with another one is not
+        loaded. ``None``: it is not known.
     :param on_failure: told of each outage: its ``operation``, and the class of its ``error``.
     :param clock: what tells the time.
     :raises TypeError: the storage has neither or is for asyncio, or the key is not a str.
@@ -71,9 +74,11 @@ class TokenStorage:
         key: str | Callable[[], str],
         *,
         max_duration: float = 20.0,
+        secret: str | None = None,
         on_failure: Callable[..., object] | None = None,
         clock: Clock = time,
     ) -> None:
+        self._secret = secret
         self._own_key = key if callable(key) else None
         self._users_key = "" if callable(key) else check_key(key)
         self._backend = make_backend(storage)
@@ -109,7 +114,9 @@ class TokenStorage:
     def load(self) -> Token | None:
         """The token in the entry, if there is one."""
         entry = self._load()
-        return None if entry is None else entry.token
+        if entry is None or is_of_another_secret(entry.token, self._secret):
+            return None
+        return entry.token
 
     def _load(self) -> Entry | None:
         return self._parse(self._read(self._backend.get, self._key))
@@ -169,6 +176,7 @@ class TokenStorage:
 
         :returns: when to try again, in the clock's monotonic time, if that failed.
         """
+        note_obtained(token, self._secret)
         now = self._clock.time()
         life = LONGEST_TTL if token.expires_at is None else token.expires_at - now
         self._is_shareable = life > 0
@@ -358,7 +366,9 @@ class TokenStorage:
         return self._parse(entry), text
 
     def _wanted(self, entry: Entry | None, is_wanted: Callable[[Token], bool]) -> Token | None:
-        return entry.token if entry is not None and is_wanted(entry.token) else None
+        if entry is None or is_of_another_secret(entry.token, self._secret):
+            return None
+        return entry.token if is_wanted(entry.token) else None
 
     @property
     def _is_troubled(self) -> bool:

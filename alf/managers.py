@@ -297,6 +297,7 @@ class TokenManager:
                 token_storage,
                 key,
                 max_duration=self._endpoint.max_duration,
+                secret=client_secret if isinstance(client_secret, str) else None,
                 on_failure=partial(self._tell, StorageFailed),
                 clock=clock,
             )

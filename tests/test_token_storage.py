@@ -15,7 +15,7 @@ import pytest
 import requests
 from requests.auth import HTTPBasicAuth
 
-from alf import Client, Token, TokenManager
+from alf import Client, Token, TokenError, TokenManager
 from alf._entries import entry_key
 from alf._token_storage import TokenStorage
 from tests.servers import Api, Reply, Request, TokenServer, TurnedClock
@@ -90,6 +90,34 @@ def test_the_secret_is_no_part_of_the_key(make_client: MakeClient) -> None:
     for secret in ("one", "another"):
         assert make_client(client_secret=secret, token_storage=storage).ensure_token()
     assert len(storage) == 1
+
+
+def test_a_wrong_secret_gets_no_token_of_another_client_in_the_process(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    storage: dict[str, str] = {}
+    right = make_client(client_secret="right", token_storage=storage)
+    right.ensure_token()
+    tokens.replies = [Reply(401, {"error": "invalid_client"})] * 2
+    wrong = make_client(client_secret="wrong", token_storage=storage)
+    with pytest.raises(TokenError, match="invalid_client"):
+        wrong.ensure_token()
+    tokens.replies = []
+    # The same secret shares, and so does one that is not known beforehand.
+    assert make_client(client_secret="right", token_storage=storage).ensure_token() == right.token
+    assert make_client(client_secret=lambda: "any", token_storage=storage).ensure_token()
+    assert len([sent for sent in tokens.requests if sent.path == "/token"]) <= 3
+
+
+def test_a_rotated_secret_makes_a_token_request_of_its_own(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    storage: dict[str, str] = {}
+    old = make_client(client_secret="old", token_storage=storage).ensure_token()
+    new = make_client(client_secret="new", token_storage=storage).ensure_token()
+    assert (old.access_token, new.access_token) == ("token-1", "token-2")
+    assert make_client(client_secret="new", token_storage=storage).ensure_token() == new
+    assert len(tokens.requests) == 2
 
 
 @pytest.mark.parametrize(
