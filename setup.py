@@ -65,6 +65,7 @@ TEST = [
     "prometheus-client",
     "pymemcache",
     "pytest",
+    "PySocks",
     "pytest-cov",
     "python-memcached",
     "redis",

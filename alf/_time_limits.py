@@ -163,22 +163,22 @@ class _LimitedConnection(HTTPConnection):
         limit = _current.get()
         host, timeout = self._dns_host, self.timeout
         addresses = self._addresses()
+        sock: Any = None
         try:
-            for number, address in enumerate(addresses, 1):
-                self._dns_host = address
-                self.timeout = limit.left() / (len(addresses) - number + 1)
+            while sock is None:
+                self.timeout = limit.left() / len(addresses)
+                self._dns_host = addresses.pop(0)
                 try:
                     sock = super()._new_conn()
                 except (ConnectTimeoutError, NewConnectionError):
-                    if number == len(addresses):
+                    if not addresses:
                         raise
-                else:
-                    break
         finally:
             self._dns_host, self.timeout = host, timeout
         # For the TLS handshake: Python's own is limited as a whole.
         sock.settimeout(limit.left())
-        return sock
+        connected: socket.socket = sock
+        return connected
 
     def _addresses(self) -> list[str]:
         host = self._dns_host

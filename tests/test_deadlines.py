@@ -395,6 +395,36 @@ def test_a_token_comes_through_a_proxy_and_its_tunnel(
             client.close()
 
 
+def test_a_token_comes_through_a_socks_proxy_that_looks_up_the_name(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    pytest.importorskip("socks")
+    hosts: list[bytes] = []
+
+    def socks(connection: socket.socket) -> None:
+        with connection.makefile("rb") as file:
+            _version, count = file.read(2)
+            file.read(count)
+            connection.sendall(b"\5\0")
+            _version, _command, _reserved, kind, length = file.read(5)
+            assert kind == 3  # a name
+            hosts.append(file.read(length))
+            file.read(2)
+        connection.sendall(b"\5\0\0\1" + bytes(6))
+        with socket.create_connection(("127.0.0.1", tokens.port)) as onward:
+            back = threading.Thread(target=pump, args=(onward, connection))
+            back.start()
+            pump(connection, onward)
+            back.join(10)
+
+    with slow_server(socks) as proxy:
+        client = make_client(token_endpoint="http://id.example.com/token")
+        client.proxies = {"http": proxy.url.replace("http://", "socks5h://")}
+        assert client.ensure_token().access_token == "token-1"
+        client.close()
+    assert hosts == [b"id.example.com"]
+
+
 def pump(source: socket.socket, target: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
