@@ -60,7 +60,7 @@ def read_content(response: requests.Response, limit: TimeLimit, *, is_handed_in:
 def _small_pieces(raw: Any) -> Iterator[bytes]:
     """What has come, as it comes: a whole piece may take long to do so."""
     read = getattr(raw, "read1", None)
-    if read is None:  # urllib3 1.26
+    if read is None:  # pragma: no cover (urllib3 1.26)
         return _pieces(lambda: raw.read(1, decode_content=False))
     return _pieces(lambda: read(_PIECE, decode_content=False))
 

@@ -323,9 +323,6 @@ class _FreshForm(str):
         body._make = make
         return body
 
-    def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        return (str, (str(self),))
-
     def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
         """What urllib3 and http.client call before they send it."""
         form = self._make() if self._is_used else str(self)

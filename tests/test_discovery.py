@@ -470,6 +470,21 @@ def test_metadata_are_read_again_when_the_endpoint_is_gone(
     assert issuer.asked == [OAUTH, OAUTH]
 
 
+def test_a_client_for_another_token_shares_what_is_read_again(
+    discover: MakeClient, issuer: Issuer
+) -> None:
+    client = discover()
+    client.renew_token()
+    other = client.with_options(scope="write")
+    other.renew_token()
+    issuer.publish(token_endpoint=f"{issuer.url}/new")
+    issuer.tokens.replies = [Reply(404)]
+    other.renew_token()
+    client.renew_token()
+    assert [login.path for login in issuer.logins][2:] == ["/tenant/token", *["/tenant/new"] * 2]
+    assert issuer.asked == [OAUTH, OAUTH]
+
+
 def test_an_endpoint_that_is_gone_and_nothing_new_is_the_callers_error(
     discover: MakeClient, issuer: Issuer, api: Api
 ) -> None:

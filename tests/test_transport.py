@@ -9,6 +9,7 @@ import json
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
+from http.client import BadStatusLine
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import pytest
 import requests
 import trustme
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import InvalidHeader, LocationParseError, ReadTimeoutError
+from urllib3.exceptions import SSLError as TLSError
 from urllib3.util.retry import Retry
 
 from alf import Client, TokenError
@@ -287,9 +290,22 @@ def test_what_a_hook_of_the_users_own_session_raises_is_passed_on(
             make_client(token_session=session).renew_token()
 
 
-@pytest.mark.parametrize("error", [ValueError, TypeError, UnicodeError])
+@pytest.mark.parametrize(
+    ("error", "family"),
+    [
+        (ValueError(), requests.exceptions.ConnectionError),
+        (TypeError(), requests.exceptions.ConnectionError),
+        (BadStatusLine("x"), requests.exceptions.ConnectionError),
+        (LocationParseError("x"), requests.exceptions.InvalidURL),
+        (UnicodeError(), requests.exceptions.InvalidURL),
+        (InvalidHeader(), requests.exceptions.InvalidHeader),
+        (TLSError(), requests.exceptions.SSLError),
+        (ReadTimeoutError(None, "", "slow"), requests.exceptions.ReadTimeout),
+        (OSError("no such CA bundle"), OSError),
+    ],
+)
 def test_what_an_adapter_breaks_with_is_of_requests_family(
-    make_client: MakeClient, error: type[Exception]
+    make_client: MakeClient, error: Exception, family: type[Exception]
 ) -> None:
     class Breaking(HTTPAdapter):
         def send(self, *args: Any, **kwargs: Any) -> requests.Response:
@@ -297,8 +313,9 @@ def test_what_an_adapter_breaks_with_is_of_requests_family(
 
     with requests.Session() as session:
         session.mount("http://", Breaking())
-        with pytest.raises(requests.exceptions.RequestException):
+        with pytest.raises(family) as failure:
             make_client(token_session=session).renew_token()
+    assert type(failure.value) is family
 
 
 def test_an_assertion_is_another_one_each_time_that_an_adapter_sends_it(
