@@ -705,7 +705,7 @@ class ManagerOf07:
 
     def __init__(self, token_endpoint: str, client_id: str, client_secret: str) -> None:
         self.given = (token_endpoint, client_id, client_secret)
-        self.tokens = iter(["token-a", "token-b", "token-c", "token-d"])
+        self.tokens = iter(["token-a", "token-b", "token-c", "token-d", "token-e"])
         self.current: str | None = None
         self.resets = 0
 
@@ -738,7 +738,11 @@ def test_a_manager_with_the_interface_of_alf_0_7(tokens: TokenServer, api: Api) 
         assert client.get(api.url).status_code == 401
         tokens.alive = {"token-d"}
         assert client.renew_token().access_token == "token-d"
-        assert client.token == client.ensure_token()
+        token = client.ensure_token()
+        assert client.token == token
+        other = client.manager.replace(token)
+        assert other is not None
+        assert other.access_token == "token-e"
     assert managers[0].given == (tokens.endpoint, "client-id", "secret")
     assert not tokens.requests
 
