@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test fuzz bench bench-fleet lint types matrix dist docs diagram format clean
+.PHONY: run test fuzz bench bench-fleet simulate lint types matrix dist docs diagram format clean
 
 run: .venv/demo.stamp  ## a token's life, shown against an embedded server
 	$(BIN)/python -m examples.demo
@@ -41,6 +41,9 @@ diagram:  ## needs Graphviz
 
 bench-fleet: .venv/test.stamp  ## token requests and Redis commands of 200 clients
 	$(BIN)/python -m benchmarks.fleet $(ARGS)
+
+simulate: .venv/test.stamp  ## the same of 10,000 clients, simulated
+	$(BIN)/python -m benchmarks.simulate $(ARGS)
 
 format: .venv/dev.stamp
 	$(BIN)/ruff format .

@@ -55,6 +55,7 @@ TEST = [
     "fastapi",
     "Flask-Caching",
     "gevent",
+    "greenlet",
     "grpcio",
     "httpie",
     "httpx2",

@@ -113,6 +113,12 @@ class TokenEndpoint:
         """The client's identifier."""
         return self._credentials.client_id
 
+    @property
+    def fixed_secret(self) -> str | None:
+        """The client's secret; ``None`` if it has none, or one that may change."""
+        secret = self._credentials.client_secret
+        return None if callable(secret) else secret
+
     def __str__(self) -> str:
         if self._metadata is None:
             return self._place("issuer", self.url)
