@@ -7,8 +7,9 @@ import json
 
 import requests
 
-from alf._endpoint import Answer, TokenEndpoint, retry_after
+from alf._endpoint import Answer, TokenEndpoint
 from alf._entries import LONGEST_REFUSAL, StoredRefusal
+from alf._retries import retry_after
 from alf._token_storage import TokenStorage
 from alf._urls import shown_url
 from alf.tokens import TokenError
@@ -57,17 +58,16 @@ class SharedRefusals:
 
     def _share(self, secret: str, error: TokenError) -> None:
         response = error.response
-        if response is None:
-            return
-        if response.status_code == 429:
+        status = 0 if response is None else response.status_code
+        if response is not None and status == 429:
             wait = retry_after(response)
             seconds = _PAUSE if wait is None else wait
-        elif error.error in _OF_THE_CLIENT and 400 <= response.status_code < 500:
+        elif error.error in _OF_THE_CLIENT and 400 <= status < 500:
             seconds = LONGEST_REFUSAL
         else:
             return
         self._storage.save_refusal(
-            secret, response.status_code, error.error, error.error_description, seconds=seconds
+            secret, status, error.error, error.error_description, seconds=seconds
         )
 
     def _as_error(self, refusal: StoredRefusal) -> TokenError:

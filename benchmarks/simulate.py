@@ -141,7 +141,7 @@ def simulate(clients: int, latency: float, lives: int) -> None:
         manager.token()
         got_at.append(world.now)
         while True:
-            world.sleep(random.uniform(10, 50))
+            world.sleep(random.uniform(30, 270))
             try:
                 manager.token()
             except Exception as error:
@@ -175,7 +175,7 @@ def simulate(clients: int, latency: float, lives: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.simulate", description=__doc__)
     parser.add_argument("--clients", type=int, default=10_000)
-    parser.add_argument("--lives", type=int, default=6, help="of the token")
+    parser.add_argument("--lives", type=int, default=4, help="of the token")
     parser.add_argument("--latency", type=float, nargs="*", default=[0.3, 3.0], help="seconds")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
