@@ -34,7 +34,7 @@ from alf.tokens import Token, TokenError
 __all__ = ["Client", "Health"]
 
 #: What requests.Session.request takes by position, after method and URL.
-_REQUEST_ARGUMENTS = (
+_REQUEST_ARGUMENTS: tuple[str, ...] = (
     "params",
     "data",
     "headers",

@@ -88,8 +88,8 @@ class TokenAuth(_Base):
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
         """What httpx calls for an ``AsyncClient``."""
-        from anyio import to_thread
-
+        # A dependency of both.
+        to_thread: Any = importlib.import_module("anyio.to_thread")
         steps = self._steps(request)
         step = next(steps)
         while True:
