@@ -64,7 +64,7 @@ def _decodings(body: bytes, charset: str | None) -> Iterator[str]:
     """What the text may be: by its byte order mark, by the declared charset, or as JSON looks."""
     detected = json.detect_encoding(body)
     if charset is not None and not body.startswith(_BYTE_ORDER_MARKS):
-        with contextlib.suppress(LookupError, UnicodeError):
+        with contextlib.suppress(LookupError, ValueError):  # a null character, for one
             if codecs.lookup(charset).name not in _SLOW_CODECS:
                 yield body.decode(charset, "replace")
     yield body.decode(detected, "replace")

@@ -424,13 +424,19 @@ def test_an_answer_takes_little_memory(
         b"HTTP/1.1 99999999999999999999 OK\r\n\r\n",
         b"HTTP/1.1 abc OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Type: \xff;charset=\0\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: \xff\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nSet-Cookie: \xff=\xff; expires=junk\r\n\r\n{}",
+        b"HTTP/1.1 302 Found\r\nLocation: \xff\xfe\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
         b"",
     ],
 )
 @pytest.mark.parametrize("is_handed_in", [False, True])
 # urllib3 leaves the socket of two Content-Lengths to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_what_is_not_http_is_an_error_of_requests_family(
+def test_what_is_not_proper_http_is_an_error_of_requests_family(
     make_client: MakeClient, answer: bytes, is_handed_in: bool
 ) -> None:
     with running(RawServer()) as server, requests.Session() as session:
