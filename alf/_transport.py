@@ -278,7 +278,7 @@ class _Signature:
         unsigned = request.copy()
         try:
             request = self._sign(request)
-            _check_sendable(request.headers)
+            _check_sendable(request)
             if self._dpop_key is not None:
                 self._dpop_key.attach_proof(request)
         except Exception as error:
@@ -368,13 +368,18 @@ def _as_requests_error(
     return requests.exceptions.ConnectionError(cause, request=request)
 
 
-def _check_sendable(headers: Mapping[str, Any]) -> None:
+def _check_sendable(request: requests.PreparedRequest) -> None:
     """Raise, without the value, for a header that http.client would refuse in full."""
-    for name, value in headers.items():
-        text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
-        if not _SENDABLE.fullmatch(text):
-            message = f"client_auth wrote a value of the header {shown(name)!r} that cannot be sent"
-            raise requests.exceptions.InvalidHeader(message)
+    # No header is in a local variable, which error reports show.
+    name = next((name for name in request.headers if not _is_sendable(request.headers[name])), None)
+    if name is not None:
+        message = f"client_auth wrote a value of the header {shown(name)!r} that cannot be sent"
+        raise requests.exceptions.InvalidHeader(message)
+
+
+def _is_sendable(value: Any) -> bool:
+    text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    return _SENDABLE.fullmatch(text) is not None
 
 
 def urllib3_error(error: requests.exceptions.RequestException) -> HTTPError | None:

@@ -339,6 +339,7 @@ def test_a_header_that_cannot_be_sent_is_refused_without_its_value(
     with pytest.raises(requests.exceptions.InvalidHeader, match="'X-Key'") as failure:
         client.renew_token()
     assert "s3cr3t" not in "".join(traceback.format_exception(failure.value))
+    assert "s3cr3t" not in "".join(everything_on(failure.value))
     assert not tokens.requests
 
 
@@ -366,12 +367,10 @@ def everything_on(error: BaseException) -> Iterator[str]:
         yield repr(item)
         if isinstance(item, BaseException):
             to_see += [*item.args, item.__cause__, item.__context__]
-            frames = [frame for frame, _ in traceback.walk_tb(item.__traceback__)]
-            to_see += [
-                list(frame.f_locals.values())
-                for frame in frames
-                if "/alf/" in frame.f_code.co_filename
-            ]
+            for frame, _ in traceback.walk_tb(item.__traceback__):
+                if "/alf/" in frame.f_code.co_filename:
+                    # As error reporters show them.
+                    yield from map(repr, frame.f_locals.values())
         elif isinstance(item, (requests.Response, requests.PreparedRequest)):
             to_see += [value for name, value in vars(item).items() if name not in left_out]
             to_see += [getattr(item, "next", None), getattr(item, "url", None)]
