@@ -217,9 +217,7 @@ class _LockObjects:
 
     def release(self, name: str, value: str) -> None:
         del name
-        lock = self._held.pop(value, None)
-        if lock is not None:
-            lock.release()
+        self._held.pop(value).release()
 
 
 class ProcessLocks:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -62,7 +63,11 @@ class CacheServer:
 @contextlib.contextmanager
 def running_redis(*options: str) -> Iterator[CacheServer]:
     command = ["redis-server", "--port", "{port}", "--bind", "127.0.0.1", "--save", ""]
-    with _running(CacheServer(*command, "--appendonly", "no", *options)) as server:
+    # A replica writes what it is sent to a file.
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _running(CacheServer(*command, "--dir", folder, "--appendonly", "no", *options)) as server,
+    ):
         yield server
 
 

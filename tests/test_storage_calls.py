@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -84,12 +85,20 @@ def test_a_caller_makes_the_call_if_there_is_no_thread(monkeypatch: pytest.Monke
     assert call(threading.get_ident) == threading.get_ident()
 
 
+def test_a_fork_that_ran_no_hooks_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = StorageCalls()
+    before = call(threading.get_ident)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: -1)
+        # The thread of the parent is not there.
+        assert call(lambda: threading.current_thread().name) == "alf-storage"
+        assert call(threading.get_ident) != before
+
+
 @needs_fork
 def test_a_child_has_a_thread_of_its_own() -> None:
     call = StorageCalls()
     assert call(lambda: "parent") == "parent"
-    import os
-
     child = os.fork()
     if child == 0:
         os._exit(0 if call(lambda: "child") == "child" else 1)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from alf import Client, Token, TokenManager
+from alf._backends import ProcessLocks
 from alf._token_storage import LockBusyError, TokenStorage
 from tests.servers import Api, Reply, Request, TokenServer, TurnedClock
 from tests.storage_doubles import (
@@ -222,6 +223,43 @@ def test_a_lock_that_cannot_be_released_is_not_used_again(
     (warning,) = warnings_of(caplog)
     assert "could not be released" in warning
     assert not clock.slept
+
+
+def test_a_storage_that_is_gone_when_the_lock_is_released_is_an_outage(
+    make_client: MakeClient, clock: TurnedClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Locking()
+    storage.release_error = ConnectionError()
+    client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
+    assert client.ensure_token()
+    (warning,) = warnings_of(caplog)
+    assert "locking mine failed" in warning
+    storage.release_error = None
+    storage.held.clear()
+    clock.turn(2)
+    assert client.renew_token()
+    assert len(storage.given_back) == 1
+
+
+def test_a_lock_whose_value_is_not_a_text_is_waited_for_briefly(
+    make_client: MakeClient, clock: TurnedClock
+) -> None:
+    storage = Adding()
+    storage.entries["mine:lock"] = b"\xff"
+    client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
+    assert client.ensure_token().access_token == "token-1"
+    assert sum(clock.slept) < 4
+
+
+def test_a_lock_among_threads_ends_by_itself() -> None:
+    locks = ProcessLocks()
+    assert locks.take("name", "one", 0)
+    assert locks.take("name", "two", 60)
+    locks.release("name", "one")
+    assert locks.holder("name") == "two"
+    assert not locks.take("name", "three", 60)
+    locks.release("name", "two")
+    assert locks.take("name", "three", 60)
 
 
 def test_a_lock_that_fails_is_not_waited_for_and_the_token_shared_without(

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from alf import Client, TokenManager
+from alf import Client, Token, TokenManager
+from alf._token_storage import TokenStorage
 from tests.servers import Api, TokenServer, TurnedClock
 from tests.storage_doubles import (
     Faulty,
@@ -215,3 +216,34 @@ def test_logs_show_no_token_whatever_a_storage_raises(
     assert "ValueError" in caplog.text
     assert "token-1" not in caplog.text
     assert "top-secret" not in caplog.text
+
+
+def test_an_answer_to_set_that_is_neither_true_nor_false_says_nothing(
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Answering(Plain):
+        def set(self, key: str, value: str) -> Any:
+            super().set(key, value)
+            return Odd()
+
+    assert make_client(token_storage=Answering()).ensure_token()
+    assert not warnings_of(caplog)
+
+
+def test_an_error_without_a_text_is_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    storage = Faulty()
+    storage.get_error = Odd()
+    assert TokenStorage(storage, "mine").load() is None
+    assert len(warnings_of(caplog)) == 1
+
+
+def test_a_token_that_cannot_be_removed_is_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    class Keeping(Plain):
+        def delete(self, key: str) -> None:
+            raise ConnectionError
+
+    shared = TokenStorage(Keeping(), "mine")
+    shared.save(Token("a-token"))
+    shared.remove(Token("a-token"))
+    (warning,) = warnings_of(caplog)
+    assert "writing mine failed" in warning
