@@ -36,6 +36,7 @@ class SharedRefusals:
     def __init__(self, storage: TokenStorage, endpoint: TokenEndpoint) -> None:
         self._storage = storage
         self._endpoint = endpoint
+        storage.credential = endpoint.fixed_secret
 
     def request(self, *, is_forced: bool) -> Answer:
         """Request a token, unless another process was refused a moment ago with the same secret.

@@ -91,6 +91,8 @@ class TokenStorage:
         self._reading = _Outage("reading", clock)
         self._writing = _Outage("writing", clock)
         self._locking = _Outage("locking", clock)
+        #: The client's secret, if it cannot change: whose refusal ends the wait for the lock.
+        self.credential: str | None = None
         self._is_rubbish_known = False
         self._is_shareable = True
         #: Whether the user's key holds something that is not alf's to replace.
@@ -308,7 +310,7 @@ class TokenStorage:
         clock = self._clock
         started_at = clock.monotonic()
         pause = _LOOK_AFTER
-        seen: object = None
+        seen = ""
         given_up_at = math.inf
         while True:
             clock.sleep(pause)
@@ -319,6 +321,8 @@ class TokenStorage:
                 return False, stored
             if self._is_troubled or now - started_at > self._lock_seconds + 1:
                 return False, None
+            if seen and held != seen and self._is_refused():
+                return False, None  # those who wait learn of it at once, not one by one
             if held and held != seen:
                 seen, holder = held, Holder.parse(held)
                 given_up_at = now + self._patience(holder)
@@ -330,6 +334,9 @@ class TokenStorage:
             pause = self._pause(Holder.parse(held) if held else None, now - started_at)
             if held and now < given_up_at:
                 pause = min(pause, given_up_at - now)
+
+    def _is_refused(self) -> bool:
+        return self.credential is not None and self.load_refusal(self.credential) is not None
 
     def _pause(self, holder: Holder | None, waited: float) -> float:
         """Seconds until the next look."""

@@ -251,6 +251,25 @@ def test_a_lock_whose_value_is_not_a_text_is_waited_for_briefly(
     assert sum(clock.slept) < 4
 
 
+@pytest.mark.parametrize(("credential", "is_over"), [("top-secret", True), (None, False)])
+def test_a_refusal_ends_the_wait_for_the_lock(credential: str | None, is_over: bool) -> None:
+    storage = Adding()
+    take(storage, value=holder(None))
+
+    def refuse() -> None:
+        if len(clock.slept) == 1:
+            first.save_refusal("top-secret", 401)
+        if len(clock.slept) == 2:
+            storage.entries["mine:lock"] = holder(0.5)
+
+    clock = Waiting(refuse)
+    first, second = (TokenStorage(storage, "mine", clock=clock, max_duration=3) for _ in range(2))
+    second.credential = credential
+    with second.exclusive(lambda _token: True) as stored:
+        assert stored is None
+    assert (len(clock.slept) == 2) == is_over
+
+
 def test_a_lock_among_threads_ends_by_itself() -> None:
     locks = ProcessLocks()
     assert locks.take("name", "one", 0)
