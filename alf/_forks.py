@@ -2,42 +2,74 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 import weakref
-from typing import Any, Protocol
+from typing import Protocol
 
 import requests
 from requests.adapters import HTTPAdapter
 
-__all__ = ["forget_connections", "register_after_fork"]
+__all__ = ["forget_connections", "notice_fork", "register_after_fork"]
 
-
-def forget_connections(session: requests.Session) -> None:
-    """Give the session's adapters new, empty connection pools.
-
-    The old ones are let go unclosed: after a fork their sockets are the parent's too.
-    """
-    for adapter in session.adapters.values():
-        if isinstance(adapter, HTTPAdapter):
-            # What pickling does: the same settings, and pools of its own.
-            adapter.__setstate__(adapter.__getstate__())
+logger = logging.getLogger("alf")
 
 
 class _Forkable(Protocol):
     def _after_fork(self) -> None: ...
 
 
-_forkables: weakref.WeakSet[Any] = weakref.WeakSet()
+#: By identity: an object that defines ``__eq__`` may not be hashable.
+_forkables: dict[int, weakref.ref[_Forkable]] = {}
+
+#: The process for which ``_after_fork()`` was last called.
+_pid = os.getpid()
 
 
 def register_after_fork(forkable: _Forkable) -> None:
-    """Have ``forkable._after_fork()`` called in every child process that is forked."""
-    _forkables.add(forkable)
+    """Have ``forkable._after_fork()`` called in every child process."""
+    key = id(forkable)
+
+    def forget(reference: weakref.ref[_Forkable]) -> None:
+        # By now the number may belong to another object.
+        if _forkables.get(key) is reference:
+            del _forkables[key]
+
+    _forkables[key] = weakref.ref(forkable, forget)
+
+
+def notice_fork() -> None:
+    """Do what a fork needs where Python's hooks did not run: uWSGI, for one, forks in C."""
+    if os.getpid() != _pid:
+        _after_fork_in_child()
+
+
+def forget_connections(session: requests.Session) -> None:
+    """Give the session's adapters new, empty connection pools, and its cookie jar a new lock.
+
+    The old connections are left open: after a fork their sockets belong to the parent as well.
+    """
+    for adapter in session.adapters.values():
+        if isinstance(adapter, HTTPAdapter):
+            # What unpickling does: the same settings, and new pools.
+            adapter.__setstate__(adapter.__getstate__())
+    # A thread of the parent may have held it.
+    if hasattr(session.cookies, "_cookies_lock"):
+        session.cookies._cookies_lock = threading.RLock()
 
 
 def _after_fork_in_child() -> None:
-    for forkable in list(_forkables):
-        forkable._after_fork()
+    global _pid
+    _pid = os.getpid()
+    for reference in list(_forkables.values()):
+        forkable = reference()
+        if forkable is None:
+            continue
+        try:
+            forkable._after_fork()
+        except Exception:
+            logger.warning("%s failed after a fork", type(forkable).__name__, exc_info=True)
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)

@@ -16,7 +16,7 @@ __all__ = ["StorageCallError", "StorageCalls"]
 
 #: Seconds that a call may take. What the client of the cache does in that time, such as retries
 #: of its own, does not matter: redis-py 8, for one, retries a minute by default.
-_LONGEST_CALL = 1.0
+_LONGEST_CALL = 0.75
 
 #: Seconds after which a thread that has nothing to do ends.
 _IDLE = 5.0

@@ -394,7 +394,8 @@ class TokenStorage:
         return is_mine
 
     def _release(self, name: str, value: str) -> None:
-        if self._is_troubled:
+        # Also after an outage of anything else: the lock would keep the others waiting.
+        if self._locking.is_paused:
             return
         try:
             self._call(self._lock.release, name, value)

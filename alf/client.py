@@ -21,6 +21,7 @@ from alf._environment import missing_variables, read_environment
 from alf._forks import forget_connections, register_after_fork
 from alf._healing import Healing, HeldBody, carry_cookies, discard, rewind
 from alf._legacy import wrap_legacy_manager
+from alf._options import OPTION_NAMES
 from alf._redaction import masked, masked_key, masked_url
 from alf._siblings import Siblings
 from alf._urls import bare_url, origin_of, shown_url
@@ -133,6 +134,12 @@ class Client(requests.Session):
         for this scheme, host and port (without a port: the scheme's default).
     :param token_refresh: who renews a token that will soon expire: ``"background"``, a thread
         (default), or ``"blocking"``, one of the callers.
+    :param token_refresh_window: seconds before its end in which a token is refreshed, while calls
+        go on with it: by default the server's ``refresh_in`` says when, or else it is the last
+        three eighths of the token's life, 22 minutes at most, opened up to a quarter earlier at
+        random. 0 for servers on which a new token kills the old one.
+    :param token_leeway: seconds before its end from which on a token counts as expired: by
+        default a twentieth of its life, 10 seconds at most. Neither is more than half the life.
     :param token_settle_time: seconds that the API may take to know a new token (default: 0). One
         that is refused earlier than that is tried once more before a new one is asked for.
     :param on_event: called with what happens to tokens, for metrics: see :mod:`alf.events`. It is
@@ -180,6 +187,8 @@ class Client(requests.Session):
         token_session: requests.Session | None = None,
         token_hosts: Sequence[str] | None = None,
         token_refresh: Literal["background", "blocking"] | None = None,
+        token_refresh_window: float | None = None,
+        token_leeway: float | None = None,
         token_settle_time: float | None = None,
         on_event: Callable[[Event], object] | None = None,
         raise_token_error: bool = False,
@@ -196,34 +205,14 @@ class Client(requests.Session):
         if isinstance(client_auth, tuple):
             client_auth = masked(client_auth)
         self.raise_token_error = raise_token_error
-        options = {
-            "token_endpoint": token_endpoint,
-            "issuer": issuer,
-            "revocation_endpoint": revocation_endpoint,
-            "client_id": client_id,
-            "client_secret": client_secret,
-            "client_auth": client_auth,
-            "scope": scope,
-            "audience": audience,
-            "resource": resource,
-            "token_params": token_params,
-            "token_headers": token_headers,
-            "token_cert": token_cert,
+        if not isinstance(dpop, bool):
             # A key that was given travels with a pickled Client, in a form that can be pickled.
-            "dpop": dpop if isinstance(dpop, bool) else as_dpop_key(dpop),
-            "token_storage": token_storage,
-            "token_storage_key": token_storage_key,
-            "token_retry": token_retry,
-            "token_retries": token_retries,
-            "token_timeout": token_timeout,
-            "token_request_params": token_request_params,
-            "token_session": token_session,
-            "token_refresh": token_refresh,
-            "token_settle_time": token_settle_time,
-            "on_event": on_event,
-        }
+            dpop = as_dpop_key(dpop)
+        given = locals()
         # Only what was given: a manager of the user's own need not know the rest.
-        self._token_options = {k: v for k, v in options.items() if v is not None}
+        self._token_options = {
+            name: given[name] for name in OPTION_NAMES if given[name] is not None
+        }
         self._token_hosts = token_hosts
         self._set_up_token()
 

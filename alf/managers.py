@@ -1,42 +1,37 @@
-"""When a token is good, who renews it, and who waits for whom."""
+"""Puts the parts together that request a token, keep it, refresh it and share it."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import logging
-import random
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from math import inf
-from typing import Any, Literal
+from typing import Any
 
 import requests
+from requests.exceptions import RequestException
 from urllib3.util.retry import Retry
 
-from alf._certificates import check_cert
+from alf._background import run_in_background
+from alf._backoff import Backoff, jittered
 from alf._clocks import Clock
-from alf._discovery import check_issuer
-from alf._endpoint import (
-    DEFAULT_TIMEOUT,
-    TokenEndpoint,
-    check_url,
-)
-from alf._entries import EntryKey
 from alf._failure_log import log_failure
 from alf._forks import register_after_fork
-from alf._form import check_headers, token_form
-from alf._redaction import Secret, masked, masked_key, masked_url, shown
+from alf._lifetimes import CachedToken, Deadline, cache_token
+from alf._options import Options, masked_options
+from alf._redaction import Secret, masked, masked_url, shown
+from alf._refusals import Refusal, Refusals
 from alf._retries import retry_after
-from alf._texts import check_text, without_line_break
-from alf._token_storage import TokenStorage
-from alf._transport import Session
-from alf._urls import bare_url, shown_url
-from alf.client_auth import ClientAuth, Credentials, Sign, as_client_auth
-from alf.dpop import as_dpop_key
+from alf._single_flight import FlightOverdueError, Make, RecursiveFlightError, SingleFlight
+from alf._token_storage import LockBusyError
+from alf._urls import shown_url
+from alf.client_auth import Credentials
 from alf.events import Event, Reason, RenewalFailed, StorageFailed, TokenObtained, TokenRefused
 from alf.tokens import Token
 
@@ -44,154 +39,53 @@ __all__ = ["Refusal", "TokenManager"]
 
 logger = logging.getLogger("alf")
 
-# A token counts as expired a little early, so that none dies on the wire; in the last stretch
-# before that one caller has it renewed while all go on with it. Seconds, and the fraction of
-# the token's life: the smaller counts.
-_LEEWAY = (10.0, 1 / 20)
-_STRETCH = (60.0, 1 / 5)
+#: The pause after a failed refresh: this fraction of what is left of the token's life, and these
+#: seconds at most.
+_REFRESH_PAUSE_FRACTION = 1 / 4
+_LONGEST_REFRESH_PAUSE = 30.0
 
-#: A renewal that brings no more than this many seconds of life has gained none.
-_GAIN = 1.0
+#: While a token lives its ``Retry-After`` is obeyed for this fraction of what is left of it;
+#: without one for these seconds at most.
+_RETRY_AFTER_FRACTION = 1 / 2
+_LONGEST_RETRY_AFTER = 60.0
 
-#: Seconds for which a token serves on that the endpoint hands out again with no life left.
-_REISSUED_LIFE = 1.0
+#: Failed token requests in a row that are not spaced out: each is its caller's answer.
+_FREE_FAILURES = 2
 
-#: From this failed token request in a row on they are spaced out, by up to so many seconds.
-_PATIENCE = 3
-_LONGEST_PAUSE = 30.0
+#: In the expiry margin a caller waits for this fraction of what is left of the life at most.
+_MARGIN_WAIT_FRACTION = 1 / 4
 
-#: A longer `Retry-After`, in seconds, is cut to this.
-_LONGEST_RETRY_AFTER = 300.0
-
-#: Seconds between two renewals for an origin that refuses fresh tokens, at the most.
-_LONGEST_GUARD = 60.0
+#: Another process refreshes the token: the next look comes after this fraction of what is left.
+_NEXT_LOOK_FRACTION = 1 / 2
 
 #: A stored token issued this many seconds in the future was stored by a wrong clock.
 _CLOCK_SKEW = 60.0
 
-#: `_Held.asked` of a token that another process asked for: no refusal of ours came before it.
-_NOT_ASKED = -1
+#: ``CachedToken.sequence`` of a token from a storage: no refusal of ours came before it.
+_NOT_REQUESTED = -1
 
+#: Seconds after which storing a token is tried again, should the try be cut off.
+_STORE_AGAIN = 60.0
 
-@dataclass(frozen=True)
-class _Held:
-    """A token in hand, and until when it is what.
+#: Seconds that a flight may take besides its token request, for the storage.
+_STORAGE_TIME = 5.0
 
-    Monotonic time stands still while a laptop sleeps, and wall time is set back and forth:
-    each end is kept in both, and the earlier one believed.
-    """
-
-    token: Token
-    asked: int  # its place in the order of token requests and refusals
-    fresh_until: float
-    fresh_until_wall: float
-    good_until: float
-    good_until_wall: float
-    ends: float
-    ends_wall: float
-    #: The same with its true ends, where it could not be stored and is looked at again for that.
-    unstored: _Held | None = None
-
-    def without_early_renewal(self) -> _Held:
-        return replace(self, fresh_until=self.good_until, fresh_until_wall=self.good_until_wall)
-
-
-#: Whether a held token is what a caller waits for; told if it has just come from the endpoint.
-_Wanted = Callable[[_Held, bool], bool]
-
-
-class _Flight:
-    """One token request, and all who wait for it."""
-
-    def __init__(self, reason: Reason) -> None:
-        self.reason: Reason = reason
-        self.leader = threading.get_ident()
-        self.landed = threading.Event()
-        self.held: _Held | None = None
-        self.error: Exception | None = None
-
-
-class _Teller:
-    """Tells events to whoever wants them, and survives that."""
-
-    def __init__(self, on_event: Callable[[Event], object] | None, endpoint: TokenEndpoint) -> None:
-        self._on_event = on_event
-        self._endpoint = endpoint
-
-    def __call__(self, event: type[Event], **details: Any) -> None:
-        if self._on_event is None:
-            return
-        try:
-            self._on_event(
-                event(shown_url(self._endpoint.url), self._endpoint.client_id, **details)
-            )
-        except Exception:
-            logger.warning("on_event failed at a %s", event.__name__, exc_info=True)
-
-
-@dataclass
-class _Failures:
-    """Failed token requests in a row."""
-
-    count: int
-    error: Exception
-    paused_until: float
-    early_paused_until: float
-
-
-@dataclass
-class _Guard:
-    """The last token that was asked for because an origin refused one."""
-
-    access_token: str
-    fetched_at: float
-    refusals: int  # of such tokens, in a row
-    is_refused: bool = False
-
-    @property
-    def paused_until(self) -> float:
-        if not self.is_refused:
-            return -inf
-        return self.fetched_at + min(_LONGEST_GUARD, 2.0 ** (self.refusals - 1))
+#: Orders token requests and refusals in this process; clocks may show both at the same time.
+_order = itertools.count()
 
 
 class TokenManager:
-    """Always has a good token: asks for one, keeps it, renews it, shares it.
+    """Always has a good token: requests it, keeps it, refreshes it, shares it.
 
-    :param token_endpoint: URL of the token endpoint.
-    :param client_id: the client's identifier.
-    :param client_secret: the client's secret, or a callable that is asked for it at each token
-        request.
-    :param token_storage: where to share the token: any object with ``get`` and ``set``, or a
-        mutable mapping.
-    :param token_storage_key: the key of the token's entry there; by default one that no other
-        token has.
-    :param token_retries: the name of ``token_retry`` in alf 0.7.
-    :param token_request_params: a dict with the ``timeout`` of the token request, as in alf 0.7.
-    :param token_retry: urllib3's ``Retry``, or a number of retries, for the token request.
-    :param token_timeout: seconds for a request in all, or a pair: to connect, and for the rest.
-    :param token_session: the session to ask with; by default one of its own.
-    :param token_refresh: who renews a token early: a thread in the ``background``, or one of
-        the callers, ``blocking``.
-    :param token_settle_time: seconds that the API may take to know a new token: one refused
-        earlier than that is tried once more before a new one is asked for.
-    :param issuer: the issuer's URL, in place of ``token_endpoint``: its metadata says where that
-        is (RFC 8414). It is read when the first token is asked for.
-    :param revocation_endpoint: URL of the revocation endpoint (RFC 7009); an issuer may say it.
-    :param client_auth: how the client says who it is: the name of a method, an object of
-        :mod:`alf.client_auth`, or what requests takes as ``auth``.
-    :param scope: the scope to ask for (RFC 6749 §3.3): a string, or a sequence of names.
-    :param audience: the API that the token is for, where the server wants it said so.
-    :param resource: the URI of the API that the token is for (RFC 8707), or a sequence of these.
-    :param token_params: other parameters of the token request, a mapping or pairs; a
-        ``grant_type`` takes the place of ``client_credentials``.
-    :param token_headers: other headers of the token request.
-    :param dpop: whether to have tokens bound to a key (RFC 9449), or the key to bind them to.
-    :param token_cert: the client certificate of the token request, as ``cert`` of requests.
-    :param on_event: called with what happens to tokens, see :mod:`alf.events`.
+    It brings the token to whatever sends the requests: ``client.manager``, or one of its own.
+
+    >>> manager = TokenManager("https://id.example.com/token", "client-id", "secret")
+    >>> headers = {"Authorization": manager.token().authorization}
+
+    :param options: those of :class:`alf.Client` that are about tokens.
     :param clock: what tells the time; for tests.
-    :raises TypeError: an argument is missing or of the wrong type.
-    :raises ValueError: an argument has no usable value.
+    :raises TypeError: an option is missing, unknown or of the wrong type.
+    :raises ValueError: an option does not have a usable value.
 
     All methods may be called by any number of threads at once.
     """
@@ -205,160 +99,85 @@ class TokenManager:
         token_retries: Retry | int | None = None,
         token_request_params: dict[str, Any] | None = None,
         *,
-        token_retry: Retry | int | None = None,
-        token_timeout: float | tuple[float | None, float | None] | None = None,
-        token_session: requests.Session | None = None,
-        token_refresh: Literal["background", "blocking"] = "background",
-        token_settle_time: float = 0.0,
-        issuer: str | None = None,
-        revocation_endpoint: str | None = None,
-        client_auth: str | tuple[str, str] | ClientAuth | Sign | None = None,
-        scope: str | Sequence[str] | None = None,
-        audience: str | None = None,
-        resource: str | Sequence[str] | None = None,
-        token_params: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
-        token_headers: Mapping[str, str] | None = None,
-        token_cert: str | tuple[str, str] | None = None,
-        dpop: Any = None,
-        token_storage_key: str | None = None,
-        on_event: Callable[[Event], object] | None = None,
         clock: Clock = time,
+        **options: Any,
     ) -> None:
         # Error reports show local variables, but not these.
-        client_secret, token_params, token_headers = map(
-            masked, (client_secret, token_params, token_headers)
+        token_endpoint, client_secret = masked_url(token_endpoint), masked(client_secret)
+        options.update(masked_options(options))
+        given = Options(
+            token_endpoint,
+            client_id,
+            client_secret,
+            token_storage,
+            token_retries,
+            token_request_params,
+            **options,
         )
-        token_endpoint, issuer, revocation_endpoint = map(
-            masked_url, (token_endpoint, issuer, revocation_endpoint)
-        )
-        dpop = masked_key(dpop)
-        if isinstance(client_auth, tuple):
-            client_auth = masked(client_auth)
-        if token_retry is not None and token_retries is not None:
-            message = "token_retries is the old name of token_retry: give one of them"
-            raise TypeError(message)
-        if token_refresh not in ("background", "blocking"):
-            message = f"token_refresh must be 'background' or 'blocking', got {token_refresh!r}"
-            raise ValueError(message)
-        if isinstance(token_settle_time, bool) or not isinstance(token_settle_time, (int, float)):
-            message = f"token_settle_time must be seconds, got {token_settle_time!r}"
-            raise TypeError(message)
-        if not 0 <= token_settle_time < inf:
-            message = f"token_settle_time must not be negative, got {token_settle_time!r}"
-            raise ValueError(message)
-        if token_session is not None and not isinstance(token_session, Session):
-            message = f"token_session must be a requests.Session, got {token_session!r}"
-            raise TypeError(message)
-        if token_storage is None and token_storage_key is not None:
-            message = "token_storage_key is the key of an entry in token_storage: give that, too"
-            raise TypeError(message)
-        if on_event is not None and not callable(on_event):
-            message = f"on_event must be callable, got {on_event!r}"
-            raise TypeError(message)
-        client_id = check_text("client_id", client_id).strip()
-        if client_secret is not None and not callable(client_secret):
-            client_secret = _check_secret(client_secret, client_id)
-        if issuer is not None and token_endpoint is not None:
-            message = "issuer says where the token endpoint is: give issuer or token_endpoint"
-            raise TypeError(message)
-        url = check_url(token_endpoint) if issuer is None else check_issuer(issuer)
-        # Where nothing else is said, the issuer is asked how it wants what the client has.
-        has_something = client_secret is not None or token_cert is not None
-        is_asked = issuer is not None and client_auth is None and has_something
-        auth = None if is_asked else as_client_auth(client_auth, client_secret)
-        if revocation_endpoint is not None:
-            revocation_endpoint = check_url(revocation_endpoint, "revocation_endpoint")
-        params = token_form(scope, audience, resource, token_params, auth)
-        headers = check_headers(token_headers)
-        self._endpoint = TokenEndpoint(
-            url,
-            Credentials(client_id, client_secret, audience=bare_url(url)),
-            auth,
-            is_issuer=issuer is not None,
-            revocation_endpoint=revocation_endpoint,
-            params=params,
-            headers=headers,
-            dpop_key=as_dpop_key(dpop),
-            cert=check_cert(token_cert),
-            retry=token_retries if token_retry is None else token_retry,
-            timeout=_one_timeout(token_timeout, token_request_params),
-            session=token_session,
-            clock=clock,
-        )
-        endpoint = self._endpoint
-        self._tell = _Teller(on_event, endpoint)
-        self._storage: TokenStorage | None = None
-        if token_storage is not None:
-            key: str | EntryKey | None = token_storage_key
-            if key is None:
-                self._endpoint.check_identity()
-                key = EntryKey(url, client_id, params, headers, lambda: endpoint.binding)
-            self._storage = TokenStorage(
-                token_storage,
-                key,
-                max_duration=self._endpoint.max_duration,
-                secret=client_secret if isinstance(client_secret, str) else None,
-                on_failure=partial(self._tell, StorageFailed),
-                clock=clock,
-            )
-        self._is_background = token_refresh == "background"
-        self._settle_time = token_settle_time
         self._clock = clock
-        #: Orders token requests and refusals; clocks may show both at the same time.
-        self._order = itertools.count()
-        #: Read without a lock, replaced as a whole, never emptied.
-        self._held: _Held | None = None
-        #: For all below.
-        self._lock = threading.Lock()
-        self._flight: _Flight | None = None
-        self._failures: _Failures | None = None
-        self._guards: dict[str, _Guard] = {}
-        #: The access token that reset_token() has put aside.
-        self._distrusted: str | None = None
+        self._on_event = given.on_event
+        self._margins = given.margins
+        self._is_background = given.token_refresh == "background"
+        self._endpoint = given.make_endpoint(clock)
+        self._storage = given.make_storage(
+            self._endpoint, partial(self._tell, StorageFailed), clock
+        )
+        self._flight: SingleFlight[CachedToken] = SingleFlight(
+            self._merge,
+            lambda: self._endpoint.max_duration + (_STORAGE_TIME if self._storage else 1.0),
+            RequestException,
+            _fresh_copy,
+        )
+        self._refusals = Refusals(
+            self,
+            clock,
+            settle_time=given.token_settle_time,
+            endpoint=self._endpoint,
+            tell=self._tell_refused,
+        )
+        self._failures = Backoff(clock, free=_FREE_FAILURES)
+        self._last_error: Exception | None = None
+        self._refresh_paused_until = -inf
+        #: The token before the current one, which an API may know while it does not know the new.
+        self._previous: CachedToken | None = None
+        #: The last access tokens that were refused, revoked or reset: not taken from anywhere.
+        self._discarded: deque[str] = deque(maxlen=8)
+        #: What to tell and to log once the flight has landed: who is told may use the Client.
+        self._notices: deque[Callable[[], object]] = deque()
         register_after_fork(self)
 
-    def token(self) -> Token:
-        """The current token; a new one where there is none that is good.
-
-        :raises TokenError: the endpoint gave none.
-        :raises requests.exceptions.RequestException: the endpoint could not be reached.
-        """
-        held = self._held
-        if held is not None and self._is_fresh(held):
-            return held.token
-        if held is None or not self._lives(held):
-            return self._fetch_good("missing" if held is None else "expired")
-        if not self._is_good(held) and self._failures is None:
-            try:
-                return self._fetch_good("expired")
-            except requests.exceptions.RequestException as error:
-                if not self._lives(held):
-                    raise
-                logger.warning("renewal failed, the token serves until it dies: %s", error)
-        self._renew_early(held)
-        # Renewed by now, where this caller was the one to do it.
-        return (self._held or held).token
+    # -- the current token -----------------------------------------------------------------
 
     def peek(self, *, is_fresh: bool = False) -> Token | None:
         """The current token, from memory; ``None`` if there is no token that is alive.
 
-        :param is_fresh: only a token that is not due for renewal yet.
+        :param is_fresh: only a token that is not due for a refresh yet.
         """
-        held = self._held
-        is_usable = self._is_fresh if is_fresh else self._lives
-        return held.token if held is not None and is_usable(held) else None
+        cached = self._flight.current
+        if cached is None:
+            return None
+        deadline = cached.due_at if is_fresh else cached.dies_at
+        return None if deadline.has_passed(self._clock) else cached.token
 
-    def renew(self) -> Token:
-        """A token that is asked for now, whatever there is in hand; raises as :meth:`token`."""
-        since = next(self._order)
-        return self._fetch(lambda held, _landed: held.asked > since, "forced").token
+    def token(self) -> Token:
+        """The current token; a new one is requested if there is no good one.
 
-    def refusal(self, origin: str) -> Refusal:
-        """What to do about a token that an API has just refused.
-
-        :param origin: the API's scheme, host and port.
+        :raises TokenError: the endpoint did not return a token.
+        :raises requests.exceptions.RequestException: the endpoint could not be reached.
         """
-        return Refusal(self, origin, next(self._order))
+        cached = self._flight.current
+        if cached is None:
+            return self._obtain(self._is_good, "missing").token
+        clock, due_at = self._clock, cached.due_at
+        if clock.monotonic() < due_at.monotonic and clock.time() < due_at.wall:
+            return cached.token
+        if cached.is_alive(clock):
+            self._refresh(cached)
+            # Replaced by now, if this caller has done it or waited for it.
+            cached = self._flight.current or cached
+            if cached.is_alive(clock):
+                return cached.token
+        return self._obtain(self._is_good, "expired").token
 
     def replace(self, refused: Token, origin: str = "") -> Token | None:
         """Another token than one that an API has refused.
@@ -373,39 +192,55 @@ class TokenManager:
         """
         return self.refusal(origin).replacement(refused)
 
-    def get_token(self) -> str:
-        """The current access token as a string; raises as :meth:`token`."""
-        return self.token().access_token
-
-    def reset_token(self) -> None:
-        """Have the next call get another token than the current one, as in alf 0.7."""
-        token = self._known_token(self._held)
-        self._distrusted = None if token is None else token.access_token
-        self._held = None
+    def renew(self) -> Token:
+        """A token that is requested now, whatever the current one; raises as :meth:`token`."""
+        since = self.next_sequence()
+        return self._obtain(lambda cached, _landed: cached.sequence > since, "forced").token
 
     def revoke(self) -> None:
         """Have the server revoke the current token, and forget it, here and in the storage.
 
-        Where there is no token, nothing is done.
+        Without a token nothing is done.
 
         :raises ValueError: the revocation endpoint is not known.
         :raises TokenError: the server did not revoke the token.
         :raises requests.exceptions.RequestException: the server could not be reached.
         """
-        held = self._held
-        token = self._known_token(held)
+        cached = self._flight.current
+        token = self._known_token(cached)
         if token is None:
             return
         self._endpoint.revoke(token.access_token)
-        self._distrusted = token.access_token
-        with self._lock:
-            if self._held is held:
-                self._held = None
+        self._discarded.append(Secret(token.access_token))
+        self._flight.replace(cached, None)
         if self._storage is not None:
             self._storage.remove(token)
 
+    def refusal(self, origin: str) -> Refusal:
+        """What to do about a token that an API has just refused.
+
+        :param origin: the API's scheme, host and port.
+        """
+        return self._refusals.start(origin)
+
+    # -- as in alf 0.7 ---------------------------------------------------------------------
+
+    def get_token(self) -> str:
+        """The current access token as a string; raises as :meth:`token`."""
+        return self.token().access_token
+
+    def reset_token(self) -> None:
+        """Have the next call get another token than the current one."""
+        cached = self._flight.current
+        token = self._known_token(cached)
+        if token is not None:
+            self._discarded.append(Secret(token.access_token))
+        self._flight.replace(cached, None)
+
+    # -- the connections to the endpoint ---------------------------------------------------
+
     def follow(self, session: requests.Session) -> None:
-        """From now on ask with this session's ``verify``, ``cert``, ``proxies``, ``trust_env``."""
+        """From now on use this session's ``verify``, ``cert``, ``proxies`` and ``trust_env``."""
         self._endpoint.follow(session)
 
     def share_connections(self, other: TokenManager) -> None:
@@ -417,370 +252,279 @@ class TokenManager:
         self._endpoint.close()
 
     def _after_fork(self) -> None:
-        # The parent's threads are not here: who held the lock, who flew, who waited.
-        self._lock = threading.Lock()
-        self._flight = None
         self._endpoint.forget_connections()
 
-    def _known_token(self, held: _Held | None) -> Token | None:
-        """The token in hand, or else the one in storage, be they good or not."""
-        if held is not None:
-            return held.token
-        return None if self._storage is None else self._storage.load()
+    # -- what refusals need ----------------------------------------------------------------
 
-    def _is_fresh(self, held: _Held) -> bool:
-        return (
-            self._clock.monotonic() < held.fresh_until
-            and self._clock.time() < held.fresh_until_wall
-        )
+    def next_sequence(self) -> int:
+        """The place of something that happens now in the order of requests and refusals."""
+        return next(_order)
 
-    def _is_good(self, held: _Held) -> bool:
-        return (
-            self._clock.monotonic() < held.good_until and self._clock.time() < held.good_until_wall
-        )
+    def known(self, refused: set[str]) -> CachedToken | None:
+        """A good token in memory that is not one of the refused ones."""
+        current, previous = self._flight.current, self._previous
+        self._discarded.extend(refused.difference(self._discarded))
+        for cached in (current, previous):
+            if (
+                cached is not None
+                and cached.is_good(self._clock)
+                and cached.token.access_token not in refused
+                and (cached is current or cached.token.access_token not in self._discarded)
+            ):
+                return cached
+        return None
 
-    def _lives(self, held: _Held) -> bool:
-        """Whether it has not died yet, be it expired as far as the leeway goes."""
-        return self._clock.monotonic() < held.ends and self._clock.time() < held.ends_wall
+    def fetch(self, wanted: Callable[[CachedToken, bool], bool]) -> CachedToken:
+        """A token that is wanted after a refusal; raises as :meth:`token`."""
+        return self._obtain(wanted, "refused")
 
     # -- one flight ------------------------------------------------------------------------
 
-    def _fetch_good(self, reason: Reason) -> Token:
-        return self._fetch(lambda held, landed: landed or self._is_good(held), reason).token
+    def _is_good(self, cached: CachedToken, has_landed: bool) -> bool:
+        return has_landed or cached.is_good(self._clock)
 
-    def _fetch(self, wanted: _Wanted, reason: Reason) -> _Held:
+    def _obtain(self, wanted: Callable[[CachedToken, bool], bool], reason: Reason) -> CachedToken:
         """What is wanted: from memory, from the flight under way, or by a flight of one's own."""
-        while True:
-            with self._lock:
-                held = self._held
-                if held is not None and wanted(held, False):
-                    return held
-                flight = self._flight
-                is_leader = flight is None
-                if flight is None:
-                    flight = self._flight = _Flight(reason)
-            if is_leader:
-                return self._fly(flight, wanted)
-            if flight.leader == threading.get_ident():
-                message = f"asking {self._endpoint} for a token needs a token of the same client"
-                raise RuntimeError(message)
-            if not flight.landed.wait(self._endpoint.max_duration):
-                # Its leader is dead or stuck: the next one to come takes over.
-                self._land(flight)
-            if flight.error is not None:
-                raise _fresh_copy(flight.error) from flight.error
-            if flight.held is not None and wanted(flight.held, True):
-                return flight.held
-
-    def _fly(self, flight: _Flight, wanted: _Wanted) -> _Held:
         try:
-            held = flight.held = self._obtain(wanted, flight.reason)
-        except Exception as error:
-            flight.error = error
-            raise
+            return self._flight.obtain(wanted, self._make(wanted, reason))
+        except RecursiveFlightError:
+            message = f"requesting a token from {self._endpoint} needs a token of the same client"
+            raise RuntimeError(message) from None
+        except FlightOverdueError:
+            message = f"{self._endpoint} did not answer in time"
+            raise requests.exceptions.ReadTimeout(message) from None
         finally:
-            # With neither token nor error (an interrupt) one of those who wait takes over.
-            self._land(flight, flight.held)
-        return held
+            self._flush_notices()
 
-    def _land(self, flight: _Flight, held: _Held | None = None) -> None:
-        """End the flight; the token that it brought, if any, is the current one from now on."""
-        with self._lock:
-            before = self._held
-            is_current = self._flight is flight
-            if is_current:
-                self._flight = None
-            if held is not None and (
-                is_current or before is None or before.asked < held.asked  # not overtaken
-            ):
-                if self._is_good(held):
-                    self._held = held
-                elif before is not None:
-                    # It is for the calls at hand only: asking early gains nothing here.
-                    self._held = before.without_early_renewal()
-        flight.landed.set()
+    def _make(
+        self, wanted: Callable[[CachedToken, bool], bool], reason: Reason
+    ) -> Make[CachedToken]:
+        """How a flight gets its token: from the storage, if that will do, or from the endpoint."""
 
-    def _obtain(self, wanted: _Wanted, reason: Reason) -> _Held:
-        """The flight itself: the storage's token, if it will do, or one from the endpoint."""
-        if self._storage is None:
-            self._raise_if_paused()
-            return self._ask(reason)
+        def make(land: Callable[[CachedToken], None]) -> CachedToken:
+            storage = self._storage
+            if storage is None:
+                self._raise_if_paused(reason)
+                return self._request(reason)
+            stored = storage.load()
+            if stored is None or not is_wanted(stored):
+                self._raise_if_paused(reason)
+                # While a token lives nobody waits for another process.
+                with storage.exclusive(is_wanted, wait=reason != "expiring") as stored:
+                    if stored is None:
+                        cached = self._request(reason)
+                        land(cached)
+                        self._store(cached)
+                        return cached
+            logger.debug("%s: token taken from storage", self._endpoint)
+            return self._cache(stored)
 
         def is_wanted(token: Token) -> bool:
             return (
-                token.access_token != self._distrusted
+                token.access_token not in self._discarded
                 and token.token_type == self._endpoint.token_type
                 and token.issued_at <= self._clock.time() + _CLOCK_SKEW
-                and wanted(self._hold(token), False)
+                and wanted(self._cache(token), False)
             )
 
-        stored = self._storage.load()
-        if stored is None or not is_wanted(stored):
-            self._raise_if_paused()
-            with self._storage.exclusive(is_wanted) as stored:
-                if stored is None:
-                    return self._store(self._ask(reason))
-        logger.debug("%s: token taken from storage", self._endpoint)
-        return self._hold(stored)
+        return make
 
-    def _store(self, held: _Held) -> _Held:
-        """Store the token; where that fails, a caller tries again after a while."""
-        assert self._storage is not None
-        retry_at = self._storage.save(held.token)
-        if retry_at is None:
-            return held
-        return replace(held, fresh_until=min(held.fresh_until, retry_at), unstored=held)
-
-    def _ask(self, reason: Reason) -> _Held:
-        asked = next(self._order)
+    def _request(self, reason: Reason) -> CachedToken:
+        sequence = self.next_sequence()
         started_at = self._clock.monotonic()
         try:
             answer = self._endpoint.request()
         except Exception as error:
-            self._note_failure(error)
+            if isinstance(error, RequestException) or _is_of_secret(error):
+                self._note_failure(error, reason)
             duration = self._clock.monotonic() - started_at
             self._tell(RenewalFailed, reason=reason, duration=duration, error=error)
             if reason != "expiring":
                 # Otherwise the token still serves, and a warning of its own says so.
-                log_failure(error)
+                self._notices.append(partial(log_failure, error))
             raise
-        self._failures = None
+        self._failures.succeed()
+        self._refresh_paused_until = -inf
         token = answer.token
+        duration = self._clock.monotonic() - started_at
         self._tell(
             TokenObtained,
             reason=reason,
-            duration=self._clock.monotonic() - started_at,
+            duration=duration,
             lifetime=token.lifetime,
             scope=token.scope,
         )
-        logger.info(
+        self._log(
+            logging.INFO,
             "%s: token obtained, lifetime %s s, scope %r",
             self._endpoint,
             "unknown" if token.lifetime is None else round(token.lifetime),
             None if token.scope is None else shown(token.scope),
         )
-        return self._hold(token, asked, answer.asked_at)
+        return self._cache(token, sequence, answer.asked_at)
 
-    def _hold(self, token: Token, asked: int = _NOT_ASKED, asked_at: float | None = None) -> _Held:
-        """The token with its ends by both clocks; one without ``asked_at`` is a stored one."""
-        life = inf if token.lifetime is None else token.lifetime
-        ends_wall = inf if token.expires_at is None else token.expires_at
-        if asked_at is None:
-            ends = self._clock.monotonic() + (ends_wall - self._clock.time())
-        else:
-            ends = asked_at + life
-        leeway, stretch = (min(most, life * part) for most, part in (_LEEWAY, _STRETCH))
-        before = self._held
-        was_due = before is not None and not self._is_fresh(before.unstored or before)
-        if before is not None and was_due and ends <= before.ends + _GAIN:
-            # Asking early has gained no life, and is not repeated.
-            stretch = 0.0
-            is_asked_again = asked_at is not None or token.issued_at > before.token.issued_at
-            if is_asked_again and before.token.access_token == token.access_token:
-                # Some servers hand the same token out until it is dead: then it lives that long,
-                # and asking again before brings nothing.
-                leeway = 0.0
-                ends = max(ends, before.ends, self._clock.monotonic() + _REISSUED_LIFE)
-                ends_wall = max(ends_wall, self._clock.time() + _REISSUED_LIFE)
-        return _Held(
-            token=token,
-            asked=asked,
-            fresh_until=ends - leeway - stretch,
-            fresh_until_wall=ends_wall - leeway - stretch,
-            good_until=ends - leeway,
-            good_until_wall=ends_wall - leeway,
-            ends=ends,
-            ends_wall=ends_wall,
+    def _cache(
+        self, token: Token, sequence: int = _NOT_REQUESTED, requested_at: float | None = None
+    ) -> CachedToken:
+        return cache_token(
+            token,
+            self._clock,
+            self._flight.current,
+            sequence=sequence,
+            requested_at=requested_at,
+            margins=self._margins,
         )
 
-    # -- early renewal ---------------------------------------------------------------------
+    def _merge(
+        self, current: CachedToken | None, landed: CachedToken, is_latest: bool
+    ) -> CachedToken | None:
+        """The next current token, when a flight lands."""
+        if current is not None and not is_latest and current.sequence >= landed.sequence:
+            return current
+        if landed.is_good(self._clock):
+            if current is not None and current.token.access_token != landed.token.access_token:
+                self._previous = current
+            return landed
+        # It is for the calls at hand only: a refresh gains nothing here.
+        return None if current is None else current.without_refresh()
 
-    def _renew_early(self, held: _Held) -> None:
-        """Have the held token renewed while it is still good, unless somebody is at it.
+    def _store(self, cached: CachedToken) -> None:
+        """Store the token; if that fails, a caller tries again after a while."""
+        assert self._storage is not None
+        retry_at = self._storage.save(cached.token)
+        store_at = None if retry_at is None else Deadline(retry_at, inf)
+        self._flight.replace(cached, replace(cached, store_at=store_at))
 
-        Or have it stored, where that is what is due.
-        """
-        fly = self._fly_early
-        if held.unstored is not None and self._is_fresh(held.unstored):
-            fly = self._store_late
-        failures = self._failures
-        if failures is not None and self._clock.monotonic() < failures.early_paused_until:
+    def _store_again(self, cached: CachedToken) -> None:
+        # Whoever puts it off does it.
+        later = Deadline(self._clock.monotonic() + _STORE_AGAIN, inf)
+        mine = replace(cached, store_at=later)
+        if self._flight.replace(cached, mine):
+            job = partial(self._store, mine)
+            if not (self._is_background and run_in_background(job)):
+                job()
+            self._flush_notices()
+
+    def _known_token(self, cached: CachedToken | None) -> Token | None:
+        """The token in memory, or else the one in storage, whether they are good or not."""
+        if cached is not None:
+            return cached.token
+        return None if self._storage is None else self._storage.load()
+
+    # -- refresh ---------------------------------------------------------------------------
+
+    def _refresh(self, cached: CachedToken) -> None:
+        """Have a living token replaced, or stored, unless that is under way or was just tried."""
+        clock = self._clock
+        is_expired = not cached.is_good(clock)
+        if not cached.refresh_at.has_passed(clock):
+            self._store_again(cached)
             return
-        with self._lock:
-            if self._flight is not None or self._held is not held:
-                return
-            flight = self._flight = _Flight("expiring")
-        if self._is_background:
-            thread = threading.Thread(
-                target=fly, args=(flight, held), name="alf-renewal", daemon=True
-            )
-            try:
-                thread.start()
-            except RuntimeError:
-                # No more threads, or the interpreter is on its way out: it is done here.
-                logger.debug("no thread for the early renewal", exc_info=True)
-            else:
-                return
-        fly(flight, held)
+        if clock.monotonic() < self._refresh_paused_until:
+            return
+        seconds = cached.dies_at.left(clock) * _MARGIN_WAIT_FRACTION
+        flight = self._start(cached, self._make_refresh(cached))
+        if is_expired and flight is not None:
+            self._flight.wait(flight, seconds)
 
-    def _fly_early(self, flight: _Flight, held: _Held) -> None:
-        def wanted(other: _Held, _landed: bool) -> bool:
-            # One that was asked for since is all that asking brings, be it no longer life.
-            is_newer = other.token.issued_at > held.token.issued_at
-            return (is_newer or other.ends > held.ends + _GAIN) and self._is_good(other)
+    def _start(self, cached: CachedToken, make: Make[CachedToken]) -> Any:
+        """Start a flight that nobody needs: if it fails, the token in use still serves."""
 
-        flight.leader = threading.get_ident()
-        try:
-            self._fly(flight, wanted)
-        except Exception as error:
-            # Told to nobody: the token in hand still serves.
-            is_expected = isinstance(error, requests.exceptions.RequestException)
-            logger.warning("early renewal failed: %s", error, exc_info=not is_expected)
+        def run(lead: Callable[[], object]) -> None:
+            def job() -> None:
+                try:
+                    lead()
+                except LockBusyError:
+                    # Another process is at it: its token will be there at the next look.
+                    left = cached.dies_at.left(self._clock) * _NEXT_LOOK_FRACTION
+                    look_at = Deadline(self._clock.monotonic(), self._clock.time()) + jittered(left)
+                    self._flight.replace(cached, replace(cached, refresh_at=look_at))
+                except Exception as error:
+                    if not self._note_unrenewed(error):
+                        raise
+                finally:
+                    self._flush_notices()
 
-    def _store_late(self, flight: _Flight, held: _Held) -> None:
-        flight.leader = threading.get_ident()
-        try:
-            stored = self._store(held.unstored or held)
-            with self._lock:
-                if self._held is held:
-                    self._held = stored
-        finally:
-            self._land(flight)
+            if not (self._is_background and run_in_background(job)):
+                job()
+
+        return self._flight.start(cached, make, run)
+
+    def _make_refresh(self, cached: CachedToken) -> Make[CachedToken]:
+        def wanted(other: CachedToken, _landed: bool) -> bool:
+            # One that was requested since is all that a request brings, though it gain no life.
+            is_newer = other.token.issued_at > cached.token.issued_at
+            return (is_newer or other.outlives(cached)) and other.is_good(self._clock)
+
+        return self._make(wanted, "expiring")
+
+    def _note_unrenewed(self, error: Exception) -> bool:
+        """Log why the token was not renewed; false if the error is meant for this very caller."""
+        is_expected = isinstance(error, RequestException)
+        if not is_expected and not self._is_background and not _is_of_secret(error):
+            return False  # a time limit of the caller's, for example
+        self._log(
+            logging.WARNING,
+            "the token was not renewed, and is used until it expires: %s",
+            error,
+            exc_info=None if is_expected else error,
+        )
+        return True
 
     # -- failures --------------------------------------------------------------------------
 
-    def _note_failure(self, error: Exception) -> None:
-        count = 1 if self._failures is None else self._failures.count + 1
+    def _note_failure(self, error: Exception, reason: Reason) -> None:
         response = getattr(error, "response", None)
-        asked_to_wait = None if response is None else retry_after(response)
-        at_least = min(asked_to_wait or 0.0, _LONGEST_RETRY_AFTER)
-        now = self._clock.monotonic()
-        paused_until = -inf
-        if count >= _PATIENCE:
-            paused_until = now + max(at_least, _pause(count - _PATIENCE))
-        self._failures = _Failures(
-            count,
-            _fresh_copy(error),
-            paused_until,
-            early_paused_until=now + max(at_least, _pause(count - 1)),
-        )
+        asked = (retry_after(response) if response is not None else None) or 0.0
+        cached = self._flight.current
+        left = 0.0 if cached is None else cached.dies_at.left(self._clock)
+        if left > 0:
+            pause = jittered(min(left * _REFRESH_PAUSE_FRACTION, _LONGEST_REFRESH_PAUSE))
+            pause = max(pause, min(asked, left * _RETRY_AFTER_FRACTION))
+            self._refresh_paused_until = self._clock.monotonic() + pause
+        if reason != "expiring" and isinstance(error, RequestException):
+            # Only such an error may be raised again, to others.
+            self._last_error = _fresh_copy(error)
+            self._failures.fail(min(asked, _LONGEST_RETRY_AFTER))
 
-    def _raise_if_paused(self) -> None:
-        failures = self._failures
-        if failures is not None and self._clock.monotonic() < failures.paused_until:
-            raise _fresh_copy(failures.error)
+    def _raise_if_paused(self, reason: Reason) -> None:
+        if reason != "expiring" and self._failures.is_paused and self._last_error is not None:
+            raise _fresh_copy(self._last_error)
 
-    # -- refusals --------------------------------------------------------------------------
+    # -- events and log lines --------------------------------------------------------------
 
-    def _replace(self, refused: set[str], since: int, origin: str) -> _Held | None:
-        """Another token than the refused ones; ``None``: none is to be had for this origin."""
+    def _tell(self, event: type[Event], **details: Any) -> None:
+        if self._on_event is not None:
+            place = shown_url(self._endpoint.url)
+            happened = event(place, self._endpoint.client_id, **details)
+            self._notices.append(partial(self._call_back, self._on_event, happened))
 
-        def wanted(held: _Held, landed: bool) -> bool:
-            if held.token.access_token in refused:
-                # Asked for after the refusal and handed out again: that is the last word.
-                return landed and held.asked > since
-            return landed or self._is_good(held)
+    def _tell_refused(self, **details: Any) -> None:
+        self._tell(TokenRefused, **details)
+        self._flush_notices()
 
-        held = self._held
-        if held is None or not wanted(held, False):
-            if self._is_guarded(origin):
-                logger.debug("%s refuses fresh tokens: no new one is asked for yet", origin)
-                return None
-            held = self._fetch(wanted, "refused")
-            if held.asked > since:
-                # What was asked for before the refusal says nothing about fresh tokens.
-                self._guard(origin, held, is_refused=held.token.access_token in refused)
-        return None if held.token.access_token in refused else held
+    def _call_back(self, on_event: Callable[[Event], object], event: Event) -> None:
+        try:
+            on_event(event)
+        except Exception:
+            logger.warning("on_event failed at a %s", type(event).__name__, exc_info=True)
 
-    def _is_guarded(self, origin: str) -> bool:
-        guard = self._guards.get(origin)
-        return guard is not None and self._clock.monotonic() < guard.paused_until
+    def _log(self, level: int, message: str, *args: object, exc_info: Any = None) -> None:
+        self._notices.append(partial(logger.log, level, message, *args, exc_info=exc_info))
 
-    def _guard(self, origin: str, held: _Held, *, is_refused: bool) -> None:
-        """Remember which token was got for this origin, to see whether it refuses that one too."""
-        now = self._clock.monotonic()
-        with self._lock:
-            old = self._guards.get(origin)
-            if old is not None and old.access_token == held.token.access_token and not is_refused:
+    def _flush_notices(self) -> None:
+        while self._notices:
+            try:
+                notice = self._notices.popleft()
+            except IndexError:  # another thread was faster
                 return
-            is_recent = old is not None and now - old.fetched_at <= 2 * _LONGEST_GUARD
-            refusals = old.refusals if old is not None and is_recent else 0
-            for other, guard in list(self._guards.items()):
-                if now - guard.fetched_at > 2 * _LONGEST_GUARD:
-                    del self._guards[other]
-            self._guards[origin] = _Guard(
-                held.token.access_token, now, refusals + is_refused, is_refused
-            )
-
-    def _note_refused(self, origin: str, token: Token) -> None:
-        with self._lock:
-            guard = self._guards.get(origin)
-            if guard is None or guard.access_token != token.access_token or guard.is_refused:
-                return
-            guard.is_refused = True
-            guard.refusals += 1
-
-    def _note_accepted(self, origin: str, token: Token) -> None:
-        with self._lock:
-            guard = self._guards.get(origin)
-            if guard is not None and guard.access_token == token.access_token:
-                del self._guards[origin]
+            notice()
 
 
-class Refusal:
-    """One request's way through refused tokens: which token to try next, and when to stop.
-
-    The request may be refused with a token only if that was asked for after its first refusal;
-    what memory, a flight under way or the storage holds is tried before.
-    """
-
-    def __init__(self, manager: TokenManager, origin: str, since: int) -> None:
-        self._manager = manager
-        self._origin = origin
-        self._since = since
-        self._refused: set[str] = set()
-        self._settled: set[str] = set()
-        self._last: _Held | None = None
-
-    def wait_to_settle(self, refused: Token) -> bool:
-        """Wait for the API to know this token, where it may be too new; whether to try it again."""
-        clock, settle_time = self._manager._clock, self._manager._settle_time
-        age = clock.time() - refused.issued_at
-        if not 0 <= age < settle_time or refused.access_token in self._settled:
-            return False
-        self._settled.add(refused.access_token)
-        clock.sleep(settle_time - age)
-        return True
-
-    def replacement(self, refused: Token) -> Token | None:
-        """The token to try after this one; ``None``: the refusal stands.
-
-        :raises TokenError: the endpoint gave no token.
-        :raises requests.exceptions.RequestException: the endpoint could not be reached.
-        """
-        manager = self._manager
-        self._refused.add(Secret(refused.access_token))
-        manager._note_refused(self._origin, refused)
-        last = self._last
-        is_fresh = last is not None and last.asked > self._since
-        age = manager._clock.time() - refused.issued_at
-        manager._tell(TokenRefused, origin=self._origin, age=age, is_fresh=is_fresh)
-        if is_fresh:
-            logger.warning("%s refuses a new token of %s", self._origin, manager._endpoint)
-            return None
-        logger.warning("%s refused the token of %s", self._origin, manager._endpoint)
-        self._last = manager._replace(self._refused, self._since, self._origin)
-        return None if self._last is None else self._last.token
-
-    def accepted(self, token: Token) -> None:
-        """The API took this replacement."""
-        self._manager._note_accepted(self._origin, token)
-
-
-def _pause(exponent: int) -> float:
-    """1 s, 2 s, 4 s … up to the longest pause, with jitter so that a fleet spreads out."""
-    longest = min(_LONGEST_PAUSE, 2.0**exponent) if exponent < 10 else _LONGEST_PAUSE
-    return random.uniform(max(1.0, longest / 2), longest)  # noqa: S311
+def _is_of_secret(error: BaseException) -> bool:
+    """Whether the user's secret callable raised it: that is a failing endpoint, too."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code is Credentials.secret.__code__ for frame, _ in frames)
 
 
 def _fresh_copy(error: Exception) -> Exception:
@@ -793,29 +537,3 @@ def _fresh_copy(error: Exception) -> Exception:
     if isinstance(response, requests.Response):
         fresh.response = copy.copy(response)  # type: ignore[attr-defined]
     return fresh.with_traceback(None)
-
-
-def _check_secret(client_secret: str, client_id: str) -> Secret:
-    secret = without_line_break(check_text("client_secret", client_secret))
-    if secret != client_secret:
-        logger.warning(
-            "the client_secret of client_id %r ends with a line break, which was removed", client_id
-        )
-    return Secret(secret)
-
-
-def _one_timeout(
-    token_timeout: float | tuple[float | None, float | None] | None,
-    token_request_params: dict[str, Any] | None,
-) -> Any:
-    if token_request_params is None:
-        return DEFAULT_TIMEOUT if token_timeout is None else token_timeout
-    unknown = sorted(set(token_request_params) - {"timeout"})
-    if unknown:
-        message = f"token_request_params may have a timeout only, got {', '.join(unknown)}"
-        raise TypeError(message)
-    timeout = token_request_params.get("timeout")
-    if timeout is not None and token_timeout is not None:
-        message = "token_timeout and token_request_params['timeout'] are the same: give one of them"
-        raise TypeError(message)
-    return _one_timeout(token_timeout if timeout is None else timeout, None)

@@ -21,5 +21,5 @@ def test_old_tokens_are_forgotten() -> None:
     first = Token("first-of-many")
     note_obtained(first, "a-secret")
     for number in range(4096):
-        note_obtained(Token(f"token-{number}"), "a-secret")
+        note_obtained(Token(f"one-of-many-{number}"), "a-secret")
     assert not is_of_another_secret(first, "another")

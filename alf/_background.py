@@ -1,0 +1,96 @@
+"""Short jobs in threads of their own, which the end of the process waits for briefly."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from alf._forks import register_after_fork
+
+__all__ = ["run_in_background"]
+
+logger = logging.getLogger("alf")
+
+Job = Callable[[], object]
+
+#: Jobs that run at the same time. One that runs longer than these seconds does not count.
+_MOST_AT_ONCE = 4
+_SLOW = 5.0
+
+#: Seconds that the end of the process waits for jobs under way, all together. A renewal that is
+#: cut off has cost a token request, and may leave a lock behind.
+_GRACE = 1.0
+
+
+class _Workers:
+    """Daemon threads that run jobs, and end when there are none left."""
+
+    def __init__(self) -> None:
+        self._after_fork()
+        register_after_fork(self)
+
+    def submit(self, job: Job) -> bool:
+        with self._lock:
+            self._jobs.append(job)
+            now = time.monotonic()
+            busy = sum(began > now - _SLOW for began in self._running.values())
+            if busy >= _MOST_AT_ONCE:
+                return True
+        try:
+            threading.Thread(target=self._work, name="alf-renewal", daemon=True).start()
+        except RuntimeError:
+            logger.debug("no thread for a job in the background", exc_info=True)
+            with self._lock:
+                if job in self._jobs:
+                    self._jobs.remove(job)
+                    return False
+        return True
+
+    def wait(self, seconds: float) -> None:
+        """Wait until no job is left, for so many seconds at most."""
+        deadline = time.monotonic() + seconds
+        for thread in list(self._running):
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self) -> None:
+        me = threading.current_thread()
+        while True:
+            with self._lock:
+                if not self._jobs:
+                    self._running.pop(me, None)
+                    return
+                job = self._jobs.popleft()
+                self._running[me] = time.monotonic()
+            try:
+                job()
+            except BaseException:
+                with self._lock:
+                    self._running.pop(me, None)
+                raise
+
+    def _after_fork(self) -> None:
+        # Re-entrant, for a signal handler may come here from within.
+        self._lock = threading.RLock()
+        self._jobs: deque[Job] = deque()
+        self._running: dict[threading.Thread, float] = {}
+
+
+_workers = _Workers()
+
+
+def run_in_background(job: Job) -> bool:
+    """Run the job in a daemon thread.
+
+    :returns: whether a thread will run it. If not, the caller has to: there are no more threads,
+        the interpreter is shutting down, or it is a subinterpreter without daemon threads.
+    """
+    return _workers.submit(job)
+
+
+@atexit.register
+def _wait_for_jobs() -> None:
+    _workers.wait(_GRACE)
