@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test fuzz bench bench-fleet simulate lint types matrix dist docs diagram format clean
+.PHONY: run test ecosystem fuzz bench bench-fleet simulate lint types matrix dist docs diagram format clean
 
 run: .venv/demo.stamp  ## a token's life, shown against an embedded server
 	$(BIN)/python -m examples.demo
 
 test: .venv/test.stamp  ## the whole suite, with branch coverage
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+ecosystem: | $(BIN)/python  ## other people's libraries with a Client; ARGS="--write" writes docs/works-with.rst
+	$(BIN)/python -m tests.ecosystem $(ARGS)
 
 fuzz: .venv/test.stamp .venv/fuzz.stamp  ## look for input that breaks the parsers, for ten minutes
 	mkdir -p .venv/corpus
@@ -50,7 +53,7 @@ format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .tox benchmarks/.venvs build dist docs/_build *.egg-info
+	rm -rf .venv .venvs .tox benchmarks/.venvs build dist docs/_build *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
