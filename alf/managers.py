@@ -21,6 +21,7 @@ from urllib3.util.retry import Retry
 from alf._background import run_in_background
 from alf._backoff import Backoff, jittered
 from alf._clocks import Clock
+from alf._endpoint import Answer
 from alf._failure_log import log_failure
 from alf._forks import register_after_fork
 from alf._lifetimes import CachedToken, Deadline, cache_token
@@ -28,6 +29,7 @@ from alf._options import Options, masked_options
 from alf._redaction import Secret, masked, masked_url, shown
 from alf._refusals import Refusal, Refusals
 from alf._retries import retry_after
+from alf._shared_refusals import SharedRefusals
 from alf._single_flight import FlightOverdueError, Make, RecursiveFlightError, SingleFlight
 from alf._token_storage import LockBusyError
 from alf._urls import shown_url
@@ -121,6 +123,9 @@ class TokenManager:
         self._endpoint = given.make_endpoint(clock)
         self._storage = given.make_storage(
             self._endpoint, partial(self._tell, StorageFailed), clock
+        )
+        self._shared_refusals = (
+            None if self._storage is None else SharedRefusals(self._storage, self._endpoint)
         )
         self._flight: SingleFlight[CachedToken] = SingleFlight(
             self._merge,
@@ -333,7 +338,7 @@ class TokenManager:
         sequence = self.next_sequence()
         started_at = self._clock.monotonic()
         try:
-            answer = self._endpoint.request()
+            answer = self._send_request(is_forced=reason == "forced")
         except Exception as error:
             if isinstance(error, RequestException) or _is_of_secret(error):
                 self._note_failure(error, reason)
@@ -362,6 +367,11 @@ class TokenManager:
             None if token.scope is None else shown(token.scope),
         )
         return self._cache(token, sequence, answer.asked_at)
+
+    def _send_request(self, *, is_forced: bool) -> Answer:
+        if self._shared_refusals is None:
+            return self._endpoint.request()
+        return self._shared_refusals.request(is_forced=is_forced)
 
     def _cache(
         self, token: Token, sequence: int = _NOT_REQUESTED, requested_at: float | None = None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from alf import TokenError
+from alf import Client, TokenError
 from alf._endpoint import TokenEndpoint
 from alf._shared_refusals import SharedRefusals
 from alf._token_storage import TokenStorage
 from alf.client_auth import ClientSecretPost, Credentials
-from tests.servers import Reply, TokenServer, TurnedClock
+from tests.servers import Api, Reply, TokenServer, TurnedClock
 
 REFUSED = Reply(401, {"error": "invalid_client", "error_description": "not known"})
 
@@ -121,3 +122,23 @@ def test_an_answer_without_a_response_is_not_shared(
     for _ in range(2):
         with pytest.raises(OSError):
             make_process().request(is_forced=False)
+
+
+def test_a_fleet_with_a_wrong_secret_makes_one_request(
+    make_client: Callable[..., Client], tokens: TokenServer, api: Api
+) -> None:
+    storage: dict[str, str] = {}
+    refuse = Reply(401, {"error": "invalid_client", "error_description": "unknown client"})
+    tokens.script = lambda _request: refuse
+    clients = [make_client(token_storage=storage, client_secret="wrong") for _ in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        responses = list(pool.map(lambda client: client.get(api.url), clients))
+    assert {response.status_code for response in responses} == {401}
+    assert {response.json()["error"] for response in responses} == {"invalid_client"}
+    assert len(tokens.requests) == 1
+    # Another secret may be right, and a caller who insists is not held back.
+    make_client(token_storage=storage, client_secret="another").get(api.url)
+    with pytest.raises(TokenError):
+        clients[0].renew_token()
+    assert len(tokens.requests) == 3
+    assert not api.requests
