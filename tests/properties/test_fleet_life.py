@@ -142,7 +142,8 @@ class FleetLife(RuleBasedStateMachine):
 
     def is_fresh(self, token: str | None) -> bool:
         left, life = self.left(token)
-        return left > min(10, life / 20) + min(60, life / 5)
+        # The refresh window opens up to a quarter earlier.
+        return left > 1.25 * min(22 * 60, life * 3 / 8)
 
     def is_good(self, token: str | None) -> bool:
         left, life = self.left(token)

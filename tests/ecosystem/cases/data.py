@@ -115,7 +115,6 @@ def _import_grequests() -> None:
     before=_import_grequests,
     otherwise={"revoked_refused": range(1, 9)},
     note="Eight calls at once make one token request.",
-    fails="Calls that want the same token at once raise ``RuntimeError``.",
 )
 def grequests(lab: Any) -> Call:
     import grequests
