@@ -13,6 +13,7 @@ from alf._clocks import Clock
 from alf._forks import register_after_fork
 from alf._lifetimes import CachedToken
 from alf._redaction import Secret
+from alf._token_source import next_sequence
 from alf.tokens import Token
 
 __all__ = ["Refusal", "Refusals"]
@@ -33,10 +34,6 @@ _REFILL = 10.0
 
 class _Tokens(Protocol):
     """Where refusals find another token: the manager."""
-
-    def next_sequence(self) -> int:
-        """The place of something that happens now in the order of requests and refusals."""
-        ...
 
     def known(self, refused: set[str]) -> CachedToken | None:
         """A good token in memory that is not one of the refused ones."""
@@ -199,7 +196,7 @@ class Refusal:
     def __init__(self, refusals: Refusals, origin: str) -> None:
         self._all = refusals
         self._origin = origin
-        self._since = refusals.tokens.next_sequence()
+        self._since = next_sequence()
         self._refused: set[str] = set()
         self._settled: set[str] = set()
         self._has_tried_known = False

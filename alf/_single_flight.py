@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from alf._forks import notice_fork, register_after_fork
 
-__all__ = ["FlightOverdueError", "RecursiveFlightError", "SingleFlight"]
+__all__ = ["FlightOverdueError", "Make", "RecursiveFlightError", "SingleFlight", "Wanted"]
 
 T = TypeVar("T")
 

@@ -1,0 +1,95 @@
+"""Failed token requests: how long to wait for the next one."""
+
+from __future__ import annotations
+
+import copy
+import traceback
+from math import inf
+
+import requests
+from requests.exceptions import RequestException
+
+from alf._backoff import Backoff, jittered
+from alf._clocks import Clock
+from alf._retries import retry_after
+from alf.client_auth import Credentials
+
+__all__ = ["Failures", "fresh_copy", "is_of_endpoint"]
+
+#: The pause after a failed refresh: this fraction of what is left of the token's life, and these
+#: seconds at most.
+_REFRESH_PAUSE_FRACTION = 1 / 4
+_LONGEST_REFRESH_PAUSE = 30.0
+
+#: While a token lives a ``Retry-After`` is obeyed for this fraction of what is left of it; without
+#: one for these seconds at most.
+_RETRY_AFTER_FRACTION = 1 / 2
+_LONGEST_RETRY_AFTER = 60.0
+
+#: Failed token requests in a row that are not spaced out: each is its caller's answer.
+_FREE_FAILURES = 2
+
+
+class Failures:
+    """The failed token requests of one token.
+
+    :param clock: the clock.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._streak = Backoff(clock, free=_FREE_FAILURES)
+        self._last_error: Exception | None = None
+        self._refresh_paused_until = -inf
+
+    @property
+    def is_refresh_paused(self) -> bool:
+        """Whether it is too early to refresh a token that lives."""
+        return self._clock.monotonic() < self._refresh_paused_until
+
+    def note(self, error: Exception, left: float, *, is_refresh: bool) -> None:
+        """Note a failure.
+
+        :param left: seconds of life that the current token has left; 0 without one.
+        :param is_refresh: whether no caller waited for the request.
+        """
+        response = getattr(error, "response", None)
+        asked = (retry_after(response) if response is not None else None) or 0.0
+        if left > 0:
+            pause = jittered(min(left * _REFRESH_PAUSE_FRACTION, _LONGEST_REFRESH_PAUSE))
+            pause = max(pause, min(asked, left * _RETRY_AFTER_FRACTION))
+            self._refresh_paused_until = self._clock.monotonic() + pause
+        if not is_refresh and isinstance(error, RequestException):
+            # Only such an error may be raised again, to others.
+            self._last_error = fresh_copy(error)
+            self._streak.fail(min(asked, _LONGEST_RETRY_AFTER))
+
+    def succeed(self) -> None:
+        """Note a success."""
+        self._streak.succeed()
+        self._refresh_paused_until = -inf
+
+    def raise_if_paused(self) -> None:
+        """Raise the last error again, if it is too early for the next request."""
+        if self._streak.is_paused and self._last_error is not None:
+            raise fresh_copy(self._last_error)
+
+
+def is_of_endpoint(error: BaseException) -> bool:
+    """Whether the endpoint failed, or the user's secret callable, which is treated alike."""
+    if isinstance(error, RequestException):
+        return True
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code is Credentials.secret.__code__ for frame, _ in frames)
+
+
+def fresh_copy(error: Exception) -> Exception:
+    """The error for one more caller, with a traceback and a response of its own."""
+    try:
+        fresh = copy.copy(error)
+    except Exception:  # an exception class of somebody else's that cannot be copied
+        return error
+    response = getattr(fresh, "response", None)
+    if isinstance(response, requests.Response):
+        fresh.response = copy.copy(response)  # type: ignore[attr-defined]
+    return fresh.with_traceback(None)

@@ -1,0 +1,63 @@
+"""Events and log lines of a flight, which are told after it has landed."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from alf._urls import shown_url
+from alf.events import Event
+
+__all__ = ["Notices"]
+
+logger = logging.getLogger("alf")
+
+
+class Notices:
+    """What is to be told once the flight has landed: those who are told may use the Client.
+
+    :param on_event: the user's callback; ``None``: events are dropped.
+    :param url: the endpoint's URL, for events.
+    :param client_id: the client's identifier, for events.
+    """
+
+    def __init__(
+        self, on_event: Callable[[Event], object] | None, url: str, client_id: str
+    ) -> None:
+        self._on_event = on_event
+        self._endpoint = shown_url(url)
+        self._client_id = client_id
+        self._waiting: deque[Callable[[], object]] = deque()
+
+    def tell(self, event: type[Event], **details: Any) -> None:
+        """Tell the user's callback of an event."""
+        if self._on_event is not None:
+            happened = event(self._endpoint, self._client_id, **details)
+            self.add(partial(_call_back, self._on_event, happened))
+
+    def log(self, level: int, message: str, *args: object, exc_info: Any = None) -> None:
+        """Log a line."""
+        self.add(partial(logger.log, level, message, *args, exc_info=exc_info))
+
+    def add(self, notice: Callable[[], object]) -> None:
+        """Call this."""
+        self._waiting.append(notice)
+
+    def flush(self) -> None:
+        """Tell all that waits, in order."""
+        while True:
+            try:
+                notice = self._waiting.popleft()
+            except IndexError:
+                return
+            notice()
+
+
+def _call_back(on_event: Callable[[Event], object], event: Event) -> None:
+    try:
+        on_event(event)
+    except Exception:
+        logger.warning("on_event failed at a %s", type(event).__name__, exc_info=True)
