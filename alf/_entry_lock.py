@@ -50,6 +50,8 @@ class EntryLock:
         self._lock: Lock = PROCESS_LOCKS if lock is None else lock
         # A second more, since memcached's seconds are up to one shorter.
         self.seconds = math.ceil(min(max_duration, _LONGEST_LOCK)) + 1
+        #: The values with which it was taken, as opposed to passed by while the storage fails.
+        self._taken: set[str] = set()
 
     @property
     def _name(self) -> str:
@@ -65,7 +67,15 @@ class EntryLock:
             self._access.note_failure(self._access.locking, failure.error)
             return True
         self._access.note_success(self._access.locking)
+        if is_mine:
+            self._taken.add(mine)
         return is_mine
+
+    def give_back(self, mine: str) -> None:
+        """Release the lock, if it was taken with this value."""
+        if mine in self._taken:
+            self._taken.discard(mine)
+            self.release(mine)
 
     def release(self, value: str) -> None:
         """Release the lock, if it has this value."""

@@ -232,7 +232,7 @@ class TokenStorage:
         finally:
             self._requested_at = None
             if holds:
-                self._lock.release(mine)
+                self._lock.give_back(mine)
 
     def _is_refused(self) -> bool:
         return self.credential is not None and self.load_refusal(self.credential) is not None
