@@ -801,7 +801,9 @@ def test_what_signs_may_fail_like_a_network(make_client: MakeClient, tokens: Tok
     assert len(calls) == 2
 
 
-def test_a_callable_that_raises_is_called_for_each_caller(make_client: MakeClient, clock: Any) -> None:
+def test_a_callable_that_raises_is_called_for_each_caller(
+    make_client: MakeClient, clock: Any
+) -> None:
     calls: list[None] = []
 
     def sealed() -> str:
