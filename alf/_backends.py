@@ -76,7 +76,7 @@ class Backend:
 def make_backend(storage: Any) -> Backend:
     """See what the storage is able to do; nothing is sent.
 
-    Its methods are looked up anew at each call: Django's ``cache`` is another in each thread.
+    Its methods are looked up at each call: Django's ``cache`` is another object in each thread.
 
     :raises TypeError: it has neither ``get`` and ``set`` nor ``get`` and ``__setitem__``, or is
         one for asyncio.

@@ -60,7 +60,7 @@ _LONG_OPTION = re.compile("--[A-Za-z][A-Za-z_-]*")
 
 
 class _UsageError(Exception):
-    """What was asked for cannot be done; nothing was sent."""
+    """The command cannot be run as given; nothing was sent."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -80,9 +80,9 @@ class _Parser(argparse.ArgumentParser):
         _complain(f"{message} (see {self.prog} --help)")
         raise SystemExit(USAGE)
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """Parse the arguments; an unknown one is named without its value."""
-        given, unknown = self.parse_known_args(args, namespace)
+        given, unknown = self.parse_known_args(arguments)
         if unknown:
             names = [found[0] for text in unknown if (found := _LONG_OPTION.match(text))]
             self.error(f"unrecognized arguments: {', '.join(names) or len(unknown)}")
@@ -102,12 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     :param arguments: by default those of the process.
     :returns: the exit code.
-    :raises SystemExit: the arguments are wrong, or help was asked for.
+    :raises SystemExit: the arguments are wrong, or are a request for help.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What a server says may be more than this terminal or pipe can show.
         sys.stdout.reconfigure(errors="backslashreplace")
-    given = _parser().parse_args(arguments)
+    given = _parser().parse(arguments)
     try:
         status: int = given.run(given)
         sys.stdout.flush()
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> _Parser:
     parser = _Parser(prog="alf", description="OAuth 2.0 tokens for machines, and calls with them.")
     parser.add_argument("--version", action="version", version=f"alf {alf.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -175,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
         group = command.add_argument_group(
             "configuration",
             f"Each may be in the environment, too: {PREFIX}SCOPE for --scope. The client's secret "
-            f"is in {PREFIX}CLIENT_SECRET or in a file, or is asked for on a terminal.",
+            f"is in {PREFIX}CLIENT_SECRET or in a file; on a terminal there is a prompt.",
         )
         for setting in SETTINGS:
             if setting.name not in _NO_OPTIONS:
@@ -254,7 +254,7 @@ def _client(given: argparse.Namespace) -> Client:
 
 
 def _options(given: argparse.Namespace) -> dict[str, Any]:
-    """The Client's keyword arguments, of options and environment; a secret is asked for."""
+    """The Client's keyword arguments, from options and environment; prompts for a secret."""
     try:
         arguments = read_settings(
             (setting, _option(setting.name), text)

@@ -1,4 +1,4 @@
-"""What an issuer publishes about itself: its endpoints, and how clients may say who they are."""
+"""An issuer's metadata: its endpoints, and the client authentication that it accepts."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ class Discovery:
 def check_issuer(issuer: object) -> str:
     """The issuer's identifier, if it can be one (RFC 8414 §2).
 
-    :raises TypeError: it is no string.
-    :raises ValueError: it is no https URL without query and fragment. On loopback http will do.
+    :raises TypeError: it is not a string.
+    :raises ValueError: it is not an https URL without query and fragment; on loopback http will do.
     """
     if not isinstance(issuer, str):
         message = f"issuer must be a URL, got {type(issuer).__name__}"
@@ -130,10 +130,10 @@ def metadata_urls(issuer: str) -> tuple[str, str]:
 def parse_metadata(response: requests.Response, issuer: str, *, has_cert: bool) -> Metadata:
     """The metadata in the response.
 
-    :param issuer: whom the document must be about: compared exactly (RFC 8414 §3.3).
+    :param issuer: the issuer that the document must name, compared exactly (RFC 8414 §3.3).
     :param has_cert: whether the endpoints for clients with a certificate are wanted, where
         there are any (RFC 8705 §5).
-    :raises ValueError: there is none that can be used; the text says why.
+    :raises ValueError: there is no usable metadata; the text says why.
     """
     members = read_members(response)
     if response.status_code != 200 or isinstance(members, str):

@@ -1,4 +1,4 @@
-"""How a token is asked for: one form POST, its retries, and what its answer means."""
+"""The token request: one form POST, its retries, and what its answer means."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Answer:
 class TokenEndpoint:
     """The token endpoint of one client (RFC 6749 §3.2).
 
-    :param url: where it is, or the issuer to ask for that; it is asked when it is first needed.
-    :param credentials: who the client is.
-    :param client_auth: how it says so, anew for every try; ``None``: as the issuer wants it.
+    :param url: its URL, or the issuer's, whose metadata are read at the first token request.
+    :param credentials: the client's identifier and secret.
+    :param client_auth: how the client authenticates, for every try; ``None``: as the issuer says.
     :param is_issuer: whether the URL is the issuer's.
     :param revocation_endpoint: where tokens are revoked (RFC 7009); by default the issuer says.
     :param params: the pairs of the form, as :func:`token_form` gives them.
@@ -80,7 +80,7 @@ class TokenEndpoint:
         self.url = url
         self._credentials = credentials
         self._given_auth = self._client_auth = client_auth
-        #: How the client authenticates, and as whom if that is not by its id; ``None``: not known.
+        #: How the client authenticates, and its name if that is not its id; ``None``: unknown.
         self._identity = "discovered" if client_auth is None else client_auth.identity
         self._revocation_endpoint = revocation_endpoint
         self._metadata = None if is_issuer else Metadata(url, revocation_endpoint)
@@ -105,7 +105,7 @@ class TokenEndpoint:
 
     @property
     def token_type(self) -> str:
-        """The scheme of the tokens that are asked for."""
+        """The scheme of the tokens that are requested."""
         return "Bearer" if self._dpop_key is None else "DPoP"
 
     @property
@@ -143,7 +143,7 @@ class TokenEndpoint:
     def check_identity(self) -> None:
         """See that tokens of this client can be told from those of another.
 
-        :raises TypeError: ``client_auth`` is a callable that does not say who the client is.
+        :raises TypeError: ``client_auth`` is a callable that does not identify the client.
         """
         if self._identity is None:
             message = (
@@ -282,7 +282,7 @@ class TokenEndpoint:
     def _discover(self, limit: TimeLimit) -> Exchange | None:
         """Read the issuer's metadata, if it is time; an answer if the issuer is out of order.
 
-        :raises TokenError: there are none, or they leave the client no way to say who it is.
+        :raises TokenError: there are none, or the client cannot authenticate as they demand.
         :raises requests.exceptions.RequestException: there was no answer.
         """
         if self._shared is not None:
@@ -335,7 +335,7 @@ class TokenEndpoint:
         return needs_tls or self._transport.has_cert
 
     def _note_scope(self, token: Token) -> None:
-        """Tell, once, of a scope that is smaller than the one asked for (RFC 6749 §3.3)."""
+        """Log, once, that the granted scope is smaller than the requested one (RFC 6749 §3.3)."""
         granted = token.scope
         if granted is None or granted == self._scope_granted:
             return
@@ -352,7 +352,7 @@ class TokenEndpoint:
 def _read_token(exchange: Exchange, issued_at: float, token_type: str, place: str) -> Token:
     """The token in the answer.
 
-    :raises TokenError: there is no usable one.
+    :raises TokenError: there is no usable token.
     """
     response, secrets = exchange.response, exchange.secrets
     if response.status_code >= 300:
@@ -395,7 +395,8 @@ def check_url(url: object, name: str = "token_endpoint") -> str:
     """The endpoint's URL, if it is one.
 
     :raises TypeError: it is missing, or no string.
-    :raises ValueError: it is no absolute http or https URL, or has a fragment (RFC 6749 §3.2).
+    :raises ValueError: it is not an absolute http or https URL, or has a fragment
+        (RFC 6749 §3.2).
     """
     if not isinstance(url, str):
         message = f"{name} must be a URL, got {type(url).__name__}"

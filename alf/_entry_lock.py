@@ -22,11 +22,11 @@ logger = logging.getLogger("alf")
 _LONGEST_LOCK = 60.0
 
 #: A holder is given up after twice the time that it expected to take and these seconds; one that
-#: does not say what it expects, since it is not alf or wrote nonsense, after these seconds.
+#: does not say what it expects, because it is not alf or wrote nonsense, after these seconds.
 _PATIENCE = 2.0
 
 #: A waiting process looks after this many seconds, and after this fraction of the time that it has
-#: waited: nobody gets the token much later than it is there, and a long request costs few looks.
+#: waited: a token is noticed soon after it is there, and a long request costs few looks.
 _LOOK_AFTER = 0.1
 _LOOK_AFTER_FRACTION = 1 / 3
 
@@ -123,12 +123,12 @@ class EntryLock:
             if self._access.is_troubled or now - started_at > self.seconds + 1:
                 return False, None
             if seen and held != seen and is_refused():
-                return False, None  # those who wait learn of it at once, not one by one
+                return False, None  # all waiting processes learn of it at once, not one by one
             if held and held != seen:
                 seen, holder = held, Holder.parse(held)
                 given_up_at = now + self._patience(holder)
             if held and now >= given_up_at:
-                # Only one of those who wait gets it.
+                # Only one of the waiting processes gets it.
                 self.release(held)
             if (not held or held == mine or now >= given_up_at) and self.take(mine):
                 return True, None

@@ -31,7 +31,7 @@ class Setting:
     """An argument of a Client that can be given as text.
 
     :param name: the variable has it in capitals, after the prefix.
-    :param meaning: what it is, for those who ask for help.
+    :param meaning: its description, for the help text.
     :param parse: makes the argument of the text. A ``ValueError`` says what was expected and
         does not show the text, which may be a secret.
     :param argument: the Client's argument, where its name is another one.
@@ -75,7 +75,7 @@ def parse_header(text: str) -> tuple[str, str]:
 def parse_number(text: str) -> float:
     """The number that the text is.
 
-    :raises ValueError: it is none.
+    :raises ValueError: it is not a number.
     """
     try:
         return float(text)
@@ -145,7 +145,7 @@ def _parse_key_file(text: str) -> Any:
 
 
 def _parse_secret_file(text: str) -> str | Callable[[], str]:
-    secret = _read_text(text)  # what is wrong with the file is told now
+    secret = _read_text(text)  # raises now if something is wrong with the file
     if text != "-":
         return functools.partial(_read_text, text)
     return Secret(without_line_break(secret))
@@ -191,15 +191,15 @@ SETTINGS = (
         _parse_secret_file,
         argument="client_secret",
     ),
-    Setting("client_auth", "how the client says who it is, such as client_secret_post", Secret),
+    Setting("client_auth", "how the client authenticates, such as client_secret_post", Secret),
     Setting(
         "private_key_file",
-        "path of the key that it signs with who it is, PEM or JWK (private_key_jwt)",
+        "path of the key for private_key_jwt, PEM or JWK",
         _parse_key_file,
         argument="client_auth",
     ),
-    Setting("scope", "the scope to ask for, blanks between the names"),
-    Setting("audience", "the API that the token is for, where the server wants it said so"),
+    Setting("scope", "the scope to request, blanks between the names"),
+    Setting("audience", "the API that the token is for, if the server expects this parameter"),
     Setting("resource", "the URI of that API (RFC 8707); blanks between several", _parse_list),
     Setting("token_params", "other parameters of the token request: a=1&b=2", _parse_params),
     Setting("token_headers", "other headers of it: 'Name: value', one a line", _parse_headers),

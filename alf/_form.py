@@ -1,4 +1,4 @@
-"""What a token request says, besides who the client is: its form and its headers."""
+"""The form and the headers of a token request, without client authentication."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def token_form(
 ) -> list[tuple[str, str]]:
     """The pairs of the token request's form, those without a value left out (RFC 6749 §3.2).
 
-    :param scope: the scope asked for, or its names (RFC 6749 §3.3).
+    :param scope: the scope to request, or its names (RFC 6749 §3.3).
     :param audience: the API that the token is for.
     :param resource: the absolute URI, or URIs, of the API that the token is for (RFC 8707 §2).
     :param token_params: all else; ``grant_type`` replaces ``client_credentials``.
     :param client_auth: what adds parameters of its own; ``None``: it is not known yet.
     :raises TypeError: one is of the wrong type.
     :raises ValueError: a parameter is given twice, is for ``client_auth`` to send, or is a
-        ``resource`` that is no absolute URI without a fragment.
+        ``resource`` that is not an absolute URI without a fragment.
     """
     if not isinstance(audience, (str, NoneType)):
         message = f"audience must be a str, got {audience!r}"
@@ -70,7 +70,7 @@ def token_form(
 def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """Headers for the token request.
 
-    :raises TypeError: they are no mapping of str to str.
+    :raises TypeError: they are not a mapping of str to str.
     :raises ValueError: one cannot be sent, or is for ``client_auth`` to write.
     """
     if headers is None:
@@ -85,7 +85,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
             message = f"token_headers must not hold {name}: client_auth is what writes it"
             raise ValueError(message)
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-            message = f"token_headers: {name!r} is no name, or its value no value, of a header"
+            message = f"token_headers: {name!r} is not a valid header name, or has an invalid value"
             raise ValueError(message)
     return {name: Secret(value) for name, value in headers.items()}
 

@@ -1,4 +1,4 @@
-"""``alf inspect`` in words: what an answer means, why there is none, and what to try."""
+"""The text of ``alf inspect``: what an answer means, what went wrong, and what to try."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def describe(
 
 
 def reason(error: RequestException) -> str:
-    """In a few words why there is no answer, or why it is no good; no secret in it."""
+    """In a few words why there is no answer, or why it is not usable, without secrets."""
     if isinstance(error, (TokenError, ValueError)):
         return str(error)
     url = getattr(error.request, "url", None)

@@ -1,4 +1,4 @@
-"""One thread makes a value, and all who want it meanwhile share it. Knows nothing of tokens."""
+"""One thread makes a value, and other callers share it. Knows nothing of tokens."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ T = TypeVar("T")
 #: Whether a value will do for a caller; told whether it has landed since the caller came.
 Wanted = Callable[[T, bool], bool]
 
-#: Makes the value. It is given a function that lands the value early, for all who wait, when the
-#: leader has more to do.
+#: Makes the value. It is given a function that lands the value early, for the waiting callers, if
+#: the leader has more to do.
 Make = Callable[[Callable[[T], None]], T]
 
 #: Seconds between two looks at whether the leader of a flight is still there.
@@ -44,7 +44,7 @@ class RecursiveFlightError(Exception):
 
 
 class _Flight(Generic[T]):
-    """One making of a value, and all who wait for it."""
+    """One making of a value, and the callers that wait for it."""
 
     def __init__(self, max_duration: float) -> None:
         self.started_at = time.monotonic()
@@ -91,9 +91,9 @@ class SingleFlight(Generic[T]):
     :param merge: gives the next current value, from the current one, the one that has landed, and
         whether its flight was still the current one.
     :param max_duration: seconds that a flight may take at most.
-    :param shared_errors: the exceptions of the leader that those who wait get, too. After any
-        other one, one of those who wait leads the next flight.
-    :param copy_error: gives each of those who wait an exception of its own.
+    :param shared_errors: the exceptions of the leader that waiting callers get, too. After any
+        other exception a waiting caller leads the next flight.
+    :param copy_error: makes an exception for each waiting caller.
     """
 
     def __init__(

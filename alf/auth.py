@@ -1,4 +1,4 @@
-"""What writes a token on a request, in the way requests wants it: as ``auth=``."""
+"""Auth objects for requests, which write a token on a request: ``auth=``."""
 
 from __future__ import annotations
 

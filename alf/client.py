@@ -1,4 +1,4 @@
-"""The Session that always has a token. Says nothing about how tokens come to be."""
+"""The Session that always has a token; how tokens are requested is not its concern."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ _C = TypeVar("_C", bound="Client")
 class Client(requests.Session):
     """A :class:`requests.Session` that always has a good token.
 
-    Everything that requests says of a Session holds. Before the first request a token is asked
-    for with the client credentials grant (RFC 6749 §4.4); it goes out with every request as
+    Everything that requests says of a Session holds. Before the first request it requests a
+    token with the client credentials grant (RFC 6749 §4.4); it goes out with every request as
     ``Authorization: Bearer …`` (RFC 6750 §2.1), is renewed before it expires, and where an API
-    refuses it with a 401 a new one is asked for and the request is sent once more.
+    refuses it with a 401, a new one is requested and the request is sent once more.
 
     >>> client = Client(
     ...     token_endpoint="https://id.example.com/token",
@@ -90,29 +90,29 @@ class Client(requests.Session):
 
     :param token_endpoint: URL of the token endpoint.
     :param issuer: the issuer's URL, in place of ``token_endpoint``: its metadata says where that
-        is, and how clients may say who they are (RFC 8414, or OpenID Connect). It is read once,
-        when the first token is asked for.
+        is, and how clients may say who they are (RFC 8414, or OpenID Connect). It is read when
+        the first token is requested, and daily from then on.
     :param revocation_endpoint: URL of the revocation endpoint, for :meth:`revoke_token`; an
         issuer may say it.
     :param client_id: the client's identifier.
-    :param client_secret: the client's secret, or a callable that is asked for it at each token
-        request, for secrets that change.
-    :param client_auth: how the client says who it is (RFC 6749 §2.3): ``"client_secret_basic"``
+    :param client_secret: the client's secret, or a callable that returns it and is called for
+        each token request, for secrets that change.
+    :param client_auth: how the client authenticates (RFC 6749 §2.3): ``"client_secret_basic"``
         (default), ``"client_secret_post"``, ``"client_secret_jwt"``, ``"tls_client_auth"``,
         ``"none"``, an object of :mod:`alf.client_auth` such as
         :class:`~alf.client_auth.PrivateKeyJWT`, or what requests takes as ``auth``: a pair, a
         callable.
-    :param scope: the scope to ask for: a string, or a sequence of names (RFC 6749 §3.3).
-    :param audience: the API that the token is for, where the server wants it said so.
+    :param scope: the scope to request: a string, or a sequence of names (RFC 6749 §3.3).
+    :param audience: the API that the token is for, if the server expects this parameter.
     :param resource: the URI of the API that the token is for, or a sequence of these (RFC 8707).
     :param token_params: other parameters of the token request, a mapping or pairs. A
         ``grant_type`` takes the place of ``client_credentials``.
     :param token_headers: other headers of the token request.
     :param token_cert: the client certificate for the token request: a path, or a pair of paths
         (certificate, key). By default it is this Client's ``cert``.
-    :param dpop: ``True`` has tokens bound to a new key (DPoP, RFC 9449), which proves with each
-        request that whoever sends the token has the key; a key in place of ``True`` has them
-        bound to that one: a :class:`~alf.dpop.DPoPKey`, or what makes one. Only a key that was
+    :param dpop: ``True`` has tokens bound to a new key (DPoP, RFC 9449), and each request
+        carries a proof that its sender has the key. A key in place of ``True`` binds them to that
+        one: a :class:`~alf.dpop.DPoPKey`, or what makes one. Only a key that was
         given travels with a pickled Client.
     :param token_storage: where to share the token with other processes: any object with
         ``get(key)`` and ``set(key, value)``, or a mutable mapping.
@@ -126,7 +126,7 @@ class Client(requests.Session):
         connect, and seconds for the rest (default: 10). Each retry has as much again; none begins
         after 5 minutes. The lookup of the host's name is not limited.
     :param token_request_params: a dict with the ``timeout`` of the token request, as in alf 0.7.
-    :param token_session: a Session to ask for tokens with. By default alf has one of its own that
+    :param token_session: the Session for token requests. By default alf has one of its own that
         follows this Client's ``verify``, ``cert``, ``proxies`` and ``trust_env``.
     :param token_hosts: the hosts that may see the token, such as ``["api.example.com",
         "*.internal.example.com"]``; by default every host that is called. A name stands for
@@ -140,14 +140,14 @@ class Client(requests.Session):
         random. 0 for servers on which a new token kills the old one.
     :param token_leeway: seconds before its end from which on a token counts as expired: by
         default a twentieth of its life, 10 seconds at most. Neither is more than half the life.
-    :param token_settle_time: seconds that the API may take to know a new token (default: 0). One
-        that is refused earlier than that is tried once more before a new one is asked for.
+    :param token_settle_time: seconds that the API may take to know a new token (default: 0). A
+        token that is refused earlier is tried once more before a new one is requested.
     :param on_event: called with what happens to tokens, for metrics: see :mod:`alf.events`. It is
         called in the thread where that happens, and what it raises is logged.
     :param raise_token_error: whether an error response of the token endpoint is raised as a
         :class:`~alf.tokens.TokenError` (default: no, it is returned).
     :raises TypeError: an argument is missing, unknown or of the wrong type.
-    :raises ValueError: an argument has no usable value.
+    :raises ValueError: an argument does not have a usable value.
     """
 
     #: The class that manages the token: :class:`~alf.managers.TokenManager`, or one with its
@@ -194,7 +194,7 @@ class Client(requests.Session):
         raise_token_error: bool = False,
     ) -> None:
         super().__init__()
-        # Error reports show local variables, but not these.
+        # Error reports show local variables; these do not show their value.
         client_secret, token_params, token_headers = map(
             masked, (client_secret, token_params, token_headers)
         )
@@ -250,7 +250,7 @@ class Client(requests.Session):
 
         :param prefix: what the variables' names begin with.
         :param overrides: arguments of the Client that take the place of variables.
-        :raises ValueError: a variable is missing, which is named, or has no usable value.
+        :raises ValueError: a variable is missing, which is named, or does not have a usable value.
         :raises TypeError: an argument is unknown, or does not go with the others.
         """
         options = read_environment(prefix, overrides)
@@ -361,8 +361,8 @@ class Client(requests.Session):
     def revoke_token(self) -> None:
         """Have the server revoke the current token (RFC 7009), and forget it.
 
-        It is forgotten in the storage, too; the next call asks for a new one. Where there is no
-        token, nothing is done.
+        It is removed from the storage, too; the next call requests a new one. Without a token
+        nothing is done.
 
         :raises ValueError: the revocation endpoint is not known.
         :raises TokenError: the server did not revoke the token, which may be good still.
@@ -373,7 +373,7 @@ class Client(requests.Session):
     def is_token_refused(self, response: requests.Response) -> bool:
         """Whether the API refused the token that the request carried: a 401 (RFC 6750 §3.1).
 
-        Override it for an API that says so otherwise. It is asked about responses to requests
+        Override it for an API that says so in another way. It is called for responses to requests
         that carried the Client's token, before any response hook runs.
         """
         return response.status_code == 401
@@ -512,7 +512,7 @@ class Client(requests.Session):
                 return None
             try:
                 self.get_adapter(str(prepared.url))
-            except RequestException:  # which says this one, too: no token is asked for in vain
+            except RequestException:  # requests raises this one, too: no token is needed
                 return _NO_AUTH
             if not self._token_auth.allows(prepared.url):
                 return _NO_AUTH

@@ -137,7 +137,7 @@ class _Proof(str):
         return (str, (str(self),))
 
     def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
-        """What http.client asks for as it writes the header."""
+        """Called by http.client as it writes the header."""
         proof = self._make() if self._is_used else str(self)
         self._is_used = True
         return proof.encode(encoding, errors)
@@ -157,7 +157,7 @@ def as_dpop_key(dpop: Any) -> DPoPKey | None:
 
 
 def asks_for_nonce(response: requests.Response) -> bool:
-    """Whether an API wants the request again, with the nonce that it hands out (RFC 9449 §9)."""
+    """Whether an API expects the request again, with the nonce in its response (RFC 9449 §9)."""
     if response.status_code != 401:
         return False
     error = _dpop_error(response.headers.get("WWW-Authenticate", ""))
@@ -170,7 +170,7 @@ def asks_for_nonce(response: requests.Response) -> bool:
 
 
 def endpoint_asks_for_nonce(response: requests.Response) -> bool:
-    """Whether a token endpoint wants its nonce in the proof (RFC 9449 §8)."""
+    """Whether a token endpoint expects its nonce in the proof (RFC 9449 §8)."""
     challenges = response.headers.get("WWW-Authenticate", "")
     return "use_dpop_nonce" in (find_error(response)[0], _dpop_error(challenges))
 

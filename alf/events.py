@@ -1,4 +1,4 @@
-"""What happens to tokens, told to whoever wants metrics of it. Imports nothing of alf."""
+"""What happens to tokens, for metrics and logs. Imports nothing of alf."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 __all__ = ["Event", "RenewalFailed", "StorageFailed", "TokenObtained", "TokenRefused"]
 
-#: Why a token is asked for: there was none, it has expired or will soon, it was refused by an
+#: Why a token is requested: there was none, it has expired or will soon, it was refused by an
 #: API, or :meth:`alf.Client.renew_token` was called.
 Reason = Literal["missing", "expired", "expiring", "refused", "forced"]
 
@@ -26,12 +26,12 @@ class Event:
 
 @dataclass(frozen=True)
 class TokenObtained(Event):
-    """The token endpoint granted a token. One that storage had is not told of.
+    """The token endpoint granted a token. A token from the storage is not an event.
 
-    :param reason: why it was asked for.
+    :param reason: why it was requested.
     :param duration: seconds that the token request took, retries included.
     :param lifetime: seconds that the token lives; ``None``: the endpoint did not say.
-    :param scope: the scope granted; ``None``: the one asked for.
+    :param scope: the scope granted; ``None``: the requested one.
     """
 
     reason: Reason
@@ -42,9 +42,9 @@ class TokenObtained(Event):
 
 @dataclass(frozen=True)
 class RenewalFailed(Event):
-    """No token was to be had. Where the old one still lives no caller notices.
+    """A token request failed. While the old token lives no caller notices.
 
-    :param reason: why it was asked for.
+    :param reason: why it was requested.
     :param duration: seconds that the token request took, retries included.
     :param error: what went wrong: a :class:`~alf.TokenError`, or an exception of requests.
     """
@@ -59,8 +59,8 @@ class TokenRefused(Event):
     """An API refused the token.
 
     :param origin: the API's scheme, host and port.
-    :param age: seconds since the token was asked for.
-    :param is_fresh: whether the token was asked for because the API had refused another one, so
+    :param age: seconds since the token was requested.
+    :param is_fresh: whether the token was requested because the API had refused another one, so
         that its 401 reaches the caller.
     """
 
@@ -71,11 +71,11 @@ class TokenRefused(Event):
 
 @dataclass(frozen=True)
 class StorageFailed(Event):
-    """The token storage is in trouble, and calls go on without it; told once an outage.
+    """The token storage fails, and calls go on without it; one event for each outage.
 
     :param operation: ``reading``, ``writing`` or ``locking``.
     :param error: the class of what the storage raised, such as ``redis.exceptions.TimeoutError``;
-        ``None``: it said that it failed. Its text might quote the token.
+        ``None``: it reported a failure without an exception. Its text might quote the token.
     """
 
     operation: str

@@ -41,12 +41,12 @@ class Token:
     :param token_type: the scheme it goes out with: ``Bearer``, or ``DPoP``.
     :param expires_at: when it expires, in seconds since the epoch (UTC); ``None`` where the
         endpoint named no usable lifetime.
-    :param issued_at: when it was asked for, in seconds since the epoch (UTC).
+    :param issued_at: when it was requested, in seconds since the epoch (UTC).
     :param scope: the scope granted, blanks between the names; ``None`` where the endpoint
-        named none, which means the scope that was asked for.
+        named none, which means the scope that was requested.
     :param extra: all other members of the answer, as they came.
-    :raises ValueError: ``access_token`` is no token that a header can carry, or ``token_type`` no
-        scheme.
+    :raises ValueError: ``access_token`` is not a token that a header can carry, or ``token_type``
+        is not a scheme.
 
     ``str()`` and ``repr()`` show neither the token nor the values in ``extra``.
     """
@@ -90,7 +90,7 @@ class Token:
 
         :param answer: the members of the JSON object.
         :param issued_at: when the request for it was sent, in seconds since the epoch.
-        :param token_type: the scheme that was asked for.
+        :param token_type: the scheme that was requested.
         :raises ValueError: the answer holds no usable token; the text says why and shows no value.
         """
         members = dict(answer)
@@ -124,7 +124,7 @@ class Token:
 
 
 class TokenError(requests.exceptions.RequestException):
-    """No usable token could be had from the token endpoint.
+    """The token endpoint did not return a usable token.
 
     It is a :class:`requests.exceptions.RequestException`, so code that guards its calls
     catches it already.
