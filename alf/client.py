@@ -18,6 +18,7 @@ from urllib3.util.retry import Retry
 
 from alf._backends import PickledStorage
 from alf._environment import missing_variables, read_environment
+from alf._environment_settings import environment_settings
 from alf._forks import forget_connections, register_after_fork
 from alf._healing import Healing, HeldBody, carry_cookies, discard, rewind
 from alf._legacy import wrap_legacy_manager
@@ -435,6 +436,17 @@ class Client(requests.Session):
         if call.error is not None:
             raise call.error
         return response
+
+    def merge_environment_settings(
+        self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
+    ) -> Any:
+        """As :meth:`requests.Session.merge_environment_settings`, whose answers are remembered.
+
+        The answer is the same. Reading the environment is half of the CPU time of a call; here it
+        is read again only once it has changed.
+        """
+        merge = super().merge_environment_settings
+        return environment_settings.merge(self, merge, url, proxies, stream, verify, cert)
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         """As :meth:`requests.Session.get_redirect_target`; a refusal is not followed."""
