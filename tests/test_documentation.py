@@ -63,6 +63,14 @@ assert app.test_client().get("/reports").get_json() == {"hello": "world"}
     "def handler(": """
 assert handler({}, None) == {"statusCode": 200, "body": '{"hello": "world"}'}
 """,
+    "def make_client(": """
+client, another = make_client(), make_client()
+assert client.ensure_token() == another.ensure_token()
+""",
+    "def session(": """
+assert session() is session()
+assert session().get(API).json() == {"hello": "world"}
+""",
     "class ReportsClient(": """
 client = ReportsClient(
     token_endpoint=TOKEN_ENDPOINT, client_id="client-id", client_secret="secret"
