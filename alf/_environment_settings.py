@@ -13,7 +13,7 @@ import urllib.request
 from operator import is_
 from types import FunctionType, MethodType
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import urlsplit
 
 import requests
 from requests import sessions, utils
@@ -108,8 +108,10 @@ class EnvironmentSettings:
             or type(merge) is not MethodType
             or merge.__func__ is not _MERGE
             or session.trust_env is not True
-            or not _is_empty(proxies)
-            or not _is_empty(session.proxies)
+            or type(proxies) is not dict
+            or type(session.proxies) is not dict
+            or proxies
+            or session.proxies
             or not _can_be_parsed(url)
         ):
             return merge(url, proxies, stream, verify, cert)
@@ -155,16 +157,13 @@ def _variables() -> dict[bytes, bytes] | None:
     return variables if type(variables) is dict else None
 
 
-def _is_empty(proxies: Any) -> bool:
-    return type(proxies) is dict and not proxies
-
-
 def _can_be_parsed(url: Any) -> bool:
     """Whether requests can tell the host. Without proxies it does not matter which one that is."""
     if type(url) is not str:
         return False
     try:
-        urlparse(url)
+        # With the arguments that urlparse() passes on: the result is remembered by them.
+        urlsplit(url, "", True)
     except ValueError:
         return False
     return True
