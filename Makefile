@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test ecosystem fuzz bench bench-fleet simulate lint types matrix dist docs diagram format clean
+.PHONY: run test ecosystem fuzz bench bench-fleet simulate servers servers-page lint types matrix dist docs diagram format clean
 
 run: .venv/demo.stamp  ## a token's life, shown against an embedded server
 	$(BIN)/python -m examples.demo
@@ -12,6 +12,13 @@ test: .venv/test.stamp  ## the whole suite, with branch coverage
 
 ecosystem: | $(BIN)/python  ## other people's libraries with a Client; ARGS="--write" writes docs/works-with.rst
 	$(BIN)/python -m tests.ecosystem $(ARGS)
+
+servers: .venv/test.stamp  ## what the integration tests need, besides Redis and Memcached; needs npm, Maven, Java
+	npm ci --prefix tests/integration/oidc_provider --no-audit --no-fund --loglevel=error
+	$(BIN)/python -m tests.integration.keycloak
+
+servers-page: .venv/test.stamp  ## the table of docs/servers.rst, from the tests
+	$(BIN)/python -m tests.integration.servers_page
 
 fuzz: .venv/test.stamp .venv/fuzz.stamp  ## look for input that breaks the parsers, for ten minutes
 	mkdir -p .venv/corpus

@@ -94,6 +94,9 @@ def advise(error: RequestException, options: Mapping[str, Any]) -> Iterator[str]
         yield from _advise_without_answer(error)
     elif response is None:
         yield "an option for what the message misses; the issuer's URL, letter by letter"
+    elif error.error == "unauthorized_client" and response.status_code == 401:
+        # Keycloak's code for a wrong secret, too; RFC 6749 §5.2 has 401 for invalid_client alone.
+        yield from (*_ADVICE["invalid_client"][:1], *_ADVICE["unauthorized_client"])
     elif (error.error or "") in _ADVICE:
         yield from _ADVICE[error.error or ""]
     elif response.ok:
@@ -125,6 +128,7 @@ def decode_jwt(text: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
 _ADVICE: Mapping[str, tuple[str, ...]] = {
     "invalid_client": (
         "whether client id and secret are those of this endpoint, and the secret has not expired",
+        "whether the client still exists there, and is enabled",
         "another way to say who you are: --client-auth client_secret_post",
     ),
     "unauthorized_client": (

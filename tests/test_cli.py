@@ -674,6 +674,8 @@ def test_inspect_asks_the_endpoint_itself(run: Run, tokens: TokenServer) -> None
         (Reply(401, {"error": "invalid_client"}), "--client-auth client_secret_post"),
         (Reply(401), "--client-auth client_secret_post"),
         (Reply(400, {"error": "unauthorized_client"}), "client credentials grant"),
+        (Reply(401, {"error": "unauthorized_client"}), "client credentials grant"),
+        (Reply(401, {"error": "unauthorized_client"}), "the secret has not expired"),
         (Reply(400, {"error": "unsupported_grant_type"}), "--token-params grant_type=..."),
         (Reply(400, {"error": "invalid_scope"}), "{resource}/.default"),
         (Reply(400, {"error": "invalid_target"}), "--audience or --resource"),

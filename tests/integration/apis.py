@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
+import uuid
 from typing import Any
 
 import requests
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import KeySet, import_key
+from joserfc.jwk import KeySet, RSAKey, import_key
 from joserfc.jws import JWSRegistry
 
 from tests.servers import Reply, Request, Server
@@ -66,6 +67,22 @@ class AuthorizationServer:
         return KeySet.import_key_set(requests.get(self.jwks_uri, verify=self.verify).json())
 
 
+class ForeignIssuer(Server):
+    """An OpenID provider elsewhere: it publishes its key, and signs what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda request: Reply(body=self._jwks))
+        self._key = RSAKey.generate_key(2048, {"kid": "foreign-key", "alg": "RS256", "use": "sig"})
+        self._jwks = KeySet([self._key]).as_dict(private=False)
+
+    def sign(self, subject: str, audience: str, **claims: Any) -> str:
+        """A JWT about the subject that lives a minute."""
+        now = int(time.time())
+        own = {"iss": self.url, "sub": subject, "aud": audience, "iat": now, "exp": now + 60}
+        header = {"alg": "RS256", "kid": "foreign-key"}
+        return jwt.encode(header, {**own, "jti": str(uuid.uuid4()), **claims}, self._key)
+
+
 class ProtectedApi(Server):
     """Answers with what the authorization server knows of the token, or refuses it."""
 
@@ -100,6 +117,8 @@ class JwtApi(ProtectedApi):
     def __init__(self, authorization_server: AuthorizationServer, audience: str) -> None:
         super().__init__(authorization_server)
         self.audience = audience
+        #: Read once, so that the API does not need the server any more.
+        self.keys = authorization_server.keys()
 
     def look_up(self, token: str) -> dict[str, Any]:
         registry = jwt.JWTClaimsRegistry(
@@ -108,7 +127,7 @@ class JwtApi(ProtectedApi):
             exp={"essential": True},
         )
         try:
-            claims = jwt.decode(token, self.authorization_server.keys()).claims
+            claims = jwt.decode(token, self.keys).claims
             registry.validate(claims)
         except JoseError:
             return {"active": False}

@@ -10,7 +10,9 @@ import pytest
 import trustme
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
 
-from tests.integration.apis import AuthorizationServer, ProtectedApi
+from tests.integration.apis import AuthorizationServer, ForeignIssuer, ProtectedApi
+from tests.integration.keycloak import Keycloak, keycloak_or_skip
+from tests.integration.keycloak_realm import make_realm
 from tests.integration.programs import OIDC_PROVIDER, ROOT, node_command, running_program
 from tests.servers import running
 
@@ -192,7 +194,57 @@ def authlib_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Authori
         yield AuthorizationServer(url)
 
 
-@pytest.fixture(params=["oidc_provider", "django_oauth_toolkit", "authlib_server"])
+@pytest.fixture(scope="session")
+def foreign_issuer() -> Iterator[ForeignIssuer]:
+    with running(ForeignIssuer()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def keycloak_program(
+    certificate_authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Keycloak]:
+    """The process of Keycloak, for tests that restart it."""
+    java = keycloak_or_skip()
+    folder = tmp_path_factory.mktemp("keycloak")
+    certificate = certificate_authority.issue_cert("127.0.0.1")
+    files = {name: folder / f"{name}.pem" for name in ("certificate", "key", "ca")}
+    certificate.cert_chain_pems[0].write_to_path(files["certificate"])
+    certificate.private_key_pem.write_to_path(files["key"])
+    certificate_authority.cert_pem.write_to_path(files["ca"])
+    program = Keycloak(java, folder, files)
+    try:
+        program.start()
+        yield program
+    finally:
+        program.stop()
+
+
+@pytest.fixture(scope="session")
+def keycloak(
+    keycloak_program: Keycloak,
+    client_keys: dict[str, Key],
+    client_certificates: dict[str, Certificate],
+    foreign_issuer: ForeignIssuer,
+) -> AuthorizationServer:
+    realm = make_realm(
+        UGLY_SECRET,
+        LONG_SECRET,
+        client_keys,
+        client_certificates["issued"].certificate,
+        (foreign_issuer.url, f"{foreign_issuer.url}/jwks"),
+    )
+    return keycloak_program.create_realm(realm)
+
+
+@pytest.fixture(
+    params=[
+        "oidc_provider",
+        "django_oauth_toolkit",
+        "authlib_server",
+        pytest.param("keycloak", marks=pytest.mark.keycloak),
+    ]
+)
 def authorization_server(request: pytest.FixtureRequest) -> AuthorizationServer:
     """Each of the servers in turn."""
     return request.getfixturevalue(request.param)

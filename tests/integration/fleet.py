@@ -40,6 +40,7 @@ class Fleet:
 
     :param make_storage: called in each process; must be picklable.
     :param url: what to call.
+    :param verify: the CA that vouches for the servers, as requests takes it.
     :param options: of the Clients.
     """
 
@@ -49,6 +50,7 @@ class Fleet:
         url: str,
         processes: int = 8,
         threads: int = 8,
+        verify: bool | str = True,
         **options: Any,
     ) -> None:
         self.size = processes * threads
@@ -61,7 +63,7 @@ class Fleet:
             _context.Process(
                 target=_work,
                 args=(
-                    *(make_storage, url, threads, options, self._barrier, self._answers),
+                    *(make_storage, url, threads, verify, options, self._barrier, self._answers),
                     *(self._turned, self._is_on, self._calls_on),
                 ),
                 daemon=True,
@@ -109,6 +111,7 @@ def _work(
     make_storage: Callable[[], Any],
     url: str,
     threads: int,
+    verify: bool | str,
     options: dict[str, Any],
     barrier: Any,
     answers: Any,
@@ -121,9 +124,9 @@ def _work(
             functools.partial(TokenManager, clock=FleetClock(turned))
         )
 
-    client = FleetClient(
-        client_id="client-id", client_secret="top-secret", token_storage=make_storage(), **options
-    )
+    credentials = {"client_id": "client-id", "client_secret": "top-secret"}
+    client = FleetClient(token_storage=make_storage(), **{**credentials, **options})
+    client.verify = verify
     client.get_adapter(url).init_poolmanager(threads, threads)  # type: ignore[attr-defined]
 
     def call() -> Any:

@@ -23,7 +23,9 @@ def client_of(server: AuthorizationServer, client_id: str = "client", **options:
         "client_secret": UGLY_SECRET,
         **options,
     }
-    return Client(**given)
+    client = Client(**given)
+    client.verify = server.verify
+    return client
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
@@ -33,6 +35,8 @@ def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.capability("client_secret_basic")
+@pytest.mark.capability("Scopes")
 def test_the_first_call_gets_a_token_that_the_server_knows(
     authorization_server: AuthorizationServer, protected_api: ProtectedApi
 ) -> None:
@@ -42,7 +46,9 @@ def test_the_first_call_gets_a_token_that_the_server_knows(
     known = response.json()
     assert (known["active"], known["client_id"], known["scope"]) == (True, "client", "read")
     assert protected_api.tokens == [token.access_token]
-    assert (token.scope, token.lifetime) == ("read", 300)
+    assert token.scope == "read"
+    # Keycloak may count a second that begins meanwhile.
+    assert token.lifetime in (299, 300)
 
 
 def test_a_revoked_token_is_replaced_within_the_call(
@@ -76,7 +82,7 @@ def test_an_expired_token_is_renewed_before_the_api_sees_it(
 ) -> None:
     with client_of(authorization_server, "short") as client:
         expired = client.ensure_token()
-        assert expired.lifetime == 2
+        assert expired.lifetime in (1, 2)
         wait_until(lambda: not authorization_server.is_active(expired.access_token))
         wait_until(lambda: time.time() >= expired.expires_at)
         response = client.get(protected_api.url)
@@ -92,15 +98,17 @@ def test_a_wrong_secret_brings_the_servers_own_error_to_the_caller(
         response = client.get(protected_api.url)
         assert response.url == authorization_server.token_endpoint
         assert response.status_code in (400, 401)
-        assert response.json()["error"] == "invalid_client"
+        # RFC 6749 §5.2 has the first for this; Keycloak answers with the second.
+        assert response.json()["error"] in ("invalid_client", "unauthorized_client")
         client.raise_token_error = True
         with pytest.raises(TokenError, match=authorization_server.issuer) as caught:
             client.get(protected_api.url)
-    assert caught.value.error == "invalid_client"
+    assert caught.value.error == response.json()["error"]
     assert secret not in str(caught.value)
     assert protected_api.requests == []
 
 
+@pytest.mark.capability("client_secret_post")
 def test_the_secret_may_go_in_the_form(
     authorization_server: AuthorizationServer, protected_api: ProtectedApi
 ) -> None:
@@ -108,6 +116,7 @@ def test_the_secret_may_go_in_the_form(
         assert client.get(protected_api.url).json()["client_id"] == "client"
 
 
+@pytest.mark.capability("Discovery")
 def test_the_issuer_is_enough_to_find_the_endpoint(
     authorization_server: AuthorizationServer, protected_api: ProtectedApi
 ) -> None:
@@ -117,6 +126,7 @@ def test_the_issuer_is_enough_to_find_the_endpoint(
         assert client.get(protected_api.url).status_code == 200
 
 
+@pytest.mark.capability("Revocation")
 @pytest.mark.parametrize("is_discovered", [True, False])
 def test_revoke_token_revokes_it_at_the_server_and_the_next_call_has_another(
     authorization_server: AuthorizationServer, protected_api: ProtectedApi, is_discovered: bool

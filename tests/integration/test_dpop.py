@@ -36,6 +36,7 @@ def dpop_client(server: AuthorizationServer, **options: Any) -> Client:
     return Client(**given)
 
 
+@pytest.mark.capability("DPoP")
 def test_a_bound_token_goes_out_with_a_proof_for_each_request(
     oidc_provider: AuthorizationServer, dpop_api: DPoPApi
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_stored_token_is_taken_by_who_has_its_key(
     assert "invalid_dpop_proof" not in dpop_api.refusals
 
 
+@pytest.mark.capability("DPoP with nonces of the token endpoint")
 def test_the_nonce_of_the_token_endpoint_is_remembered(
     oidc_provider: AuthorizationServer,
 ) -> None:

@@ -40,9 +40,13 @@ def renew_and_call(client: Client, api: ProtectedApi) -> dict[str, Any]:
     [
         ("client", {"client_secret": UGLY_SECRET}),
         ("post", {"client_secret": UGLY_SECRET, "client_auth": "client_secret_post"}),
-        ("secret-jwt", {"client_secret": LONG_SECRET, "client_auth": "client_secret_jwt"}),
+        pytest.param(
+            "secret-jwt",
+            {"client_secret": LONG_SECRET, "client_auth": "client_secret_jwt"},
+            marks=pytest.mark.capability("client_secret_jwt"),
+        ),
         ("secret-jwt", {"client_secret": LONG_SECRET, "client_auth": ClientSecretJWT()}),
-        ("public", {"client_auth": "none"}),
+        pytest.param("public", {"client_auth": "none"}, marks=pytest.mark.capability("none")),
     ],
 )
 def test_each_way_to_authenticate_with_a_secret_is_accepted(
@@ -56,6 +60,7 @@ def test_each_way_to_authenticate_with_a_secret_is_accepted(
         assert renew_and_call(client, protected_api)["client_id"] == client_id
 
 
+@pytest.mark.capability("private_key_jwt, {algorithm}")
 @pytest.mark.parametrize("algorithm", ["RS256", "PS256", "ES256", "EdDSA"])
 @pytest.mark.parametrize("is_discovered", [True, False])
 def test_an_assertion_signed_with_a_private_key_is_accepted_and_may_revoke(
@@ -99,7 +104,13 @@ def test_an_assertion_signed_with_another_key_brings_the_servers_error(
     assert protected_api.requests == []
 
 
-@pytest.mark.parametrize("name", ["issued", "self-signed"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("issued", marks=pytest.mark.capability("tls_client_auth")),
+        pytest.param("self-signed", marks=pytest.mark.capability("self_signed_tls_client_auth")),
+    ],
+)
 @pytest.mark.parametrize("is_for_the_token_alone", [True, False])
 def test_a_client_is_known_by_its_certificate_and_may_revoke(
     tls_oidc_provider: AuthorizationServer,
@@ -122,6 +133,7 @@ def test_a_client_is_known_by_its_certificate_and_may_revoke(
     assert not tls_oidc_provider.is_active(token)
 
 
+@pytest.mark.capability("Certificate-bound tokens")
 def test_a_token_may_be_bound_to_the_certificate(
     tls_oidc_provider: AuthorizationServer, client_certificates: dict[str, Certificate]
 ) -> None:
@@ -153,6 +165,8 @@ def test_a_certificate_of_somebody_else_brings_the_servers_error(
     assert caught.value.error == "invalid_client"
 
 
+@pytest.mark.capability("JWT access tokens")
+@pytest.mark.capability("Resource indicators")
 def test_a_jwt_for_the_resource_is_renewed_when_it_expires(
     oidc_provider: AuthorizationServer,
 ) -> None:
