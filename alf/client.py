@@ -19,7 +19,7 @@ from urllib3.util.retry import Retry
 from alf._backends import PickledStorage
 from alf._environment import missing_variables, read_environment
 from alf._environment_settings import environment_settings
-from alf._forks import forget_connections, register_after_fork
+from alf._forks import forget_connections, notice_fork, register_after_fork
 from alf._healing import Healing, HeldBody, carry_cookies, discard, rewind
 from alf._legacy import wrap_legacy_manager
 from alf._options import OPTION_NAMES
@@ -418,6 +418,7 @@ class Client(requests.Session):
         """
         if not isinstance(request, requests.PreparedRequest):
             return super().send(request, **kwargs)  # which says what is wrong with it
+        notice_fork()
         hooks, call = self._hooks_of(request)
         token = self._token_auth.token_on(request)
         if token is not None and not self._token_auth.allows(request.url):

@@ -1,0 +1,353 @@
+"""One flight for many callers: interrupts, recursion, slow threads, forks, and what is shared."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from alf import Client
+from alf._background import run_in_background
+from alf._forks import register_after_fork
+from alf._single_flight import FlightOverdueError, RecursiveFlightError, SingleFlight
+from tests.servers import Api, Reply, TokenServer, TurnedClock
+
+MakeClient = Callable[..., Client]
+
+
+class SharedError(Exception):
+    """Of the family that waiting callers get, too."""
+
+
+def make_flight(max_duration: float = 20.0) -> SingleFlight[int]:
+    return SingleFlight(
+        lambda current, landed, is_latest: landed if is_latest or current is None else current,
+        lambda: max_duration,
+        SharedError,
+        lambda error: SharedError(*error.args),
+    )
+
+
+def wanted(_value: int, has_landed: bool) -> bool:
+    return has_landed
+
+
+def test_an_error_of_another_family_is_only_the_leaders() -> None:
+    flight, arrived, go = make_flight(), threading.Event(), threading.Event()
+
+    def fail(_land: Any) -> int:
+        arrived.set()
+        assert go.wait(20)
+        raise KeyError
+
+    with ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(flight.obtain, wanted, fail)
+        assert arrived.wait(20)
+        follower = pool.submit(flight.obtain, wanted, lambda _land: 7)
+        go.set()
+        assert follower.result(20) == 7
+        with pytest.raises(KeyError):
+            leader.result(20)
+
+
+def test_a_value_that_needs_itself_is_an_error_in_this_context_only() -> None:
+    flight = make_flight()
+
+    def recurse(_land: Any) -> int:
+        return flight.obtain(wanted, lambda _land: 1)
+
+    with pytest.raises(RecursiveFlightError):
+        flight.obtain(wanted, recurse)
+    assert flight.obtain(wanted, lambda _land: 2) == 2
+
+
+def test_a_flight_that_takes_too_long_is_left_alone() -> None:
+    flight, arrived, go = make_flight(0.3), threading.Event(), threading.Event()
+
+    def stuck(_land: Any) -> int:
+        arrived.set()
+        assert go.wait(20)
+        return 1
+
+    with ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(flight.obtain, wanted, stuck)
+        assert arrived.wait(20)
+        with pytest.raises(FlightOverdueError):
+            flight.obtain(wanted, lambda _land: 2)
+        assert flight.obtain(wanted, lambda _land: 3) == 3
+        go.set()
+        assert leader.result(20) == 1
+    assert flight.current == 3
+
+
+def test_a_flight_whose_thread_is_slow_to_start_is_taken_over() -> None:
+    flight, leads = make_flight(), []
+    flight.replace(None, 1)
+    assert flight.start(1, lambda _land: 2, leads.append) is not None
+    assert flight.obtain(wanted, lambda _land: 3) == 3
+    leads[0]()
+    assert flight.current == 3
+    assert flight.start(1, lambda _land: 4, leads.append) is None, "there is a newer value"
+
+
+def test_a_wait_ends_with_the_flight_or_the_time_given() -> None:
+    flight, leads = make_flight(), []
+    flight.replace(None, 1)
+    started = flight.start(1, lambda _land: 2, leads.append)
+    assert started is not None
+    flight.wait(started, 0.05)
+    assert flight.current == 1
+    leads[0]()
+    flight.wait(started, 20)
+    assert flight.current == 2
+
+
+class Interrupt(Exception):
+    """Raised anywhere, as Celery's soft time limit is."""
+
+
+def steps(client: Client, api: Api, stop_at: int) -> int:
+    """Make a call with an interrupt at one of alf's steps; how many steps there were."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
+        nonlocal count
+        if f"{os.sep}alf{os.sep}_" not in frame.f_code.co_filename:
+            return None
+        if event in ("call", "return"):
+            count += 1
+            if count == stop_at:
+                raise Interrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        client.get(api.url)
+    except Interrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    return count
+
+
+# What is interrupted leaves its sockets to the garbage collector.
+UNCLOSED = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@UNCLOSED
+def test_an_interrupt_at_any_step_strands_nobody(
+    make_client: MakeClient, tokens: TokenServer, api: Api
+) -> None:
+    before = sys.gettrace()
+    try:
+        total = steps(make_client(), api, 0)
+        for stop_at in range(1, total, max(1, total // 60)):
+            client = make_client()
+            steps(client, api, stop_at)
+            assert client.get(api.url).status_code == 200
+            with ThreadPoolExecutor(2) as pool:
+                calls = [pool.submit(client.get, api.url) for _ in range(2)]
+                assert {call.result(20).status_code for call in calls} == {200}
+            client.close()
+        gc.collect()
+    finally:
+        sys.settrace(before)
+
+
+@UNCLOSED
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no such timer")
+def test_real_signals_strand_nobody(make_client: MakeClient, tokens: TokenServer, api: Api) -> None:
+    def interrupt(*_: Any) -> None:
+        raise Interrupt
+
+    usual = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(40):
+            client = make_client()
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0005 + number * 0.0002)
+                client.get(api.url)
+            except Interrupt:
+                pass
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            assert client.get(api.url).status_code == 200
+            client.close()
+        gc.collect()
+    finally:
+        signal.signal(signal.SIGALRM, usual)
+
+
+# -- forks and threads -------------------------------------------------------------------------
+
+FORK_IN_C = """
+import ctypes, os, sys
+from alf import Client
+
+client = Client(token_endpoint=sys.argv[1], client_id="client-id", client_secret="top-secret")
+client.get(sys.argv[2]).raise_for_status()
+read, write = os.pipe()
+child = ctypes.CDLL(None).fork()  # as uWSGI does it: none of Python's hooks runs
+if child == 0:
+    status = client.get(sys.argv[2]).status_code
+    os.write(write, str(status).encode())
+    os._exit(0)
+assert client.get(sys.argv[2]).status_code == 200
+os.waitpid(child, 0)
+assert os.read(read, 10) == b"200"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks in C")
+def test_a_fork_without_pythons_hooks_is_noticed(tokens: TokenServer, api: Api) -> None:
+    command = [sys.executable, "-c", FORK_IN_C, tokens.endpoint, api.url]
+    subprocess.run(command, check=True, timeout=60)
+    assert len({request.connection for request in api.requests}) == 2
+    assert len(tokens.requests) == 1
+
+
+FAILING_HOOK = """
+import os
+from alf._forks import register_after_fork
+
+class Failing:
+    __hash__ = None
+    def __eq__(self, other): return True
+    def _after_fork(self): raise RuntimeError("of one hook")
+
+class Working:
+    seen = 0
+    def _after_fork(self): Working.seen += 1
+
+objects = [Failing(), Working(), Failing(), Working()]
+for each in objects: register_after_fork(each)
+child = os.fork()
+if child == 0:
+    os._exit(0 if Working.seen == 2 else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_hook_that_fails_skips_no_other() -> None:
+    subprocess.run([sys.executable, "-c", FAILING_HOOK], check=True, timeout=60)
+
+
+def test_an_object_that_is_gone_is_not_called() -> None:
+    class Short:
+        def _after_fork(self) -> None:
+            raise AssertionError
+
+    register_after_fork(Short())
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "alf-renewal":
+            message = "can't start new thread"
+            raise RuntimeError(message)
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        yield
+
+
+def test_without_a_thread_the_caller_does_the_job(
+    no_threads: None, make_client: MakeClient, tokens: TokenServer, clock: TurnedClock
+) -> None:
+    assert not run_in_background(lambda: None)
+    client = make_client(clock=clock)
+    client.ensure_token()
+    clock.turn(2400)
+    assert client.ensure_token().access_token == "token-2"
+
+
+def test_four_jobs_run_at_once_and_the_others_after_them() -> None:
+    go, done, running = threading.Event(), threading.Semaphore(0), []
+    at_once: list[int] = []
+
+    def job() -> None:
+        running.append(1)
+        at_once.append(len(running))
+        assert go.wait(20)
+        running.pop()
+        done.release()
+
+    for _ in range(12):
+        assert run_in_background(job)
+    time.sleep(0.2)
+    go.set()
+    assert all(done.acquire(timeout=20) for _ in range(12))
+    assert max(at_once) <= 5
+
+
+# -- APIs that refuse at random ----------------------------------------------------------------
+
+
+def test_two_nodes_of_which_one_refuses_cost_few_token_requests(
+    make_client: MakeClient, tokens: TokenServer, api: Api, clock: TurnedClock
+) -> None:
+    client = make_client(clock=clock)
+    nodes = iter(range(10_000))
+    api.script = lambda _request: Reply(401 if next(nodes) % 2 else 200)
+    for _ in range(40):
+        client.get(api.url)
+        clock.turn(1)
+    assert len(tokens.requests) <= 10
+
+
+def test_random_refusals_cost_few_token_requests_a_minute(
+    make_client: MakeClient, tokens: TokenServer, api: Api, clock: TurnedClock
+) -> None:
+    client = make_client(clock=clock)
+    calls = iter(range(100_000))
+    # One of twenty, in no step with the calls.
+    api.script = lambda _request: Reply(401 if next(calls) * 7919 % 20 == 3 else 200)
+    statuses = []
+    for _ in range(1500):
+        statuses.append(client.get(api.url).status_code)
+        clock.turn(0.04)
+    assert len(tokens.requests) <= 12
+    assert statuses.count(401) <= 15
+
+
+def test_the_previous_token_is_tried_where_the_new_one_is_not_known_yet(
+    make_client: MakeClient, tokens: TokenServer, api: Api, clock: TurnedClock
+) -> None:
+    client = make_client(clock=clock, token_refresh="blocking")
+    client.get(api.url)
+    clock.turn(2400)
+    known = ["Bearer token-1"]
+    api.script = lambda request: Reply(200 if request.authorization in known else 401)
+    assert client.get(api.url).status_code == 200
+    assert [request.authorization for request in api.requests[1:]] == [
+        "Bearer token-2",
+        "Bearer token-1",
+    ]
+    assert len(tokens.requests) == 2
+
+
+def test_an_outage_of_an_api_is_one_warning(
+    make_client: MakeClient, tokens: TokenServer, api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make_client()
+    api.script = lambda _request: Reply(401)
+    for _ in range(100):
+        assert client.get(api.url).status_code == 401
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
