@@ -44,6 +44,7 @@ def make_realm(
     clients = [
         _client("client", **confidential),
         _client("short", {"access.token.lifespan": 2}, **confidential),
+        _client("long", {"access.token.lifespan": 3600}, **confidential),
         _client("disabled", enabled=False, **confidential),
         _client("resource-server", secret="secret"),
         _client("secret-jwt", way="client-secret-jwt", secret=long_secret),
