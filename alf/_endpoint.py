@@ -81,7 +81,7 @@ class TokenEndpoint:
         self._credentials = credentials
         self._given_auth = self._client_auth = client_auth
         #: How the client authenticates, and its name if that is not its id; ``None``: unknown.
-        self._identity = "discovered" if client_auth is None else client_auth.identity
+        self.identity = "discovered" if client_auth is None else client_auth.identity
         self._revocation_endpoint = revocation_endpoint
         self._metadata = None if is_issuer else Metadata(url, revocation_endpoint)
         if client_auth is not None and client_auth.needs_tls and urlsplit(url).scheme != "https":
@@ -138,19 +138,7 @@ class TokenEndpoint:
         jkt = None if self._dpop_key is None else self._dpop_key.thumbprint
         cert = self._transport.cert
         x5t = thumbprint(cert) if cert else None
-        return " ".join(filter(None, (self._identity, jkt, x5t)))
-
-    def check_identity(self) -> None:
-        """See that tokens of this client can be told from those of another.
-
-        :raises TypeError: ``client_auth`` is a callable that does not identify the client.
-        """
-        if self._identity is None:
-            message = (
-                "token_storage needs a token_storage_key: the client_auth callable does not tell "
-                "which client it authenticates, unless it has an attribute identity, a str"
-            )
-            raise TypeError(message)
+        return " ".join(filter(None, (self.identity, jkt, x5t)))
 
     @property
     def max_duration(self) -> float:

@@ -124,7 +124,12 @@ class Options:
             return None
         key: str | EntryKey | None = self.token_storage_key
         if key is None:
-            endpoint.check_identity()
+            if endpoint.identity is None:
+                message = (
+                    "token_storage needs a token_storage_key: the client_auth callable does not "
+                    "tell which client it authenticates, unless it has an attribute identity, a str"
+                )
+                raise TypeError(message)
             key = EntryKey(
                 self.url, endpoint.client_id, self.form, endpoint.headers, lambda: endpoint.binding
             )
