@@ -24,11 +24,12 @@ from alf._entries import EntryKey
 from alf._form import check_headers, token_form
 from alf._lifetimes import Margins
 from alf._redaction import Secret, masked, masked_key, masked_url
+from alf._signing import Sign
 from alf._texts import check_text, without_line_break
 from alf._token_storage import TokenStorage
 from alf._transport import Session
 from alf._urls import bare_url
-from alf.client_auth import ClientAuth, Credentials, Sign, as_client_auth
+from alf.client_auth import ClientAuth, Credentials, as_client_auth
 from alf.dpop import as_dpop_key
 from alf.events import Event
 

@@ -29,9 +29,9 @@ from alf._clocks import Clock
 from alf._forks import forget_connections
 from alf._redaction import Secret, redact_error, redact_response, secrets_of, shown
 from alf._responses import close_response, plain_response, read_content
+from alf._signing import Sign
 from alf._time_limits import LimitedAdapter, TimeLimit
 from alf._urls import shown_url
-from alf.client_auth import Sign
 from alf.dpop import DPoPKey
 
 __all__ = ["Exchange", "Session", "Transport", "urllib3_error"]

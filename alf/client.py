@@ -25,9 +25,10 @@ from alf._legacy import wrap_legacy_manager
 from alf._options import OPTION_NAMES
 from alf._redaction import masked, masked_key, masked_url
 from alf._siblings import Siblings
+from alf._signing import Sign
 from alf._urls import bare_url, origin_of, shown_url
 from alf.auth import ClientCredentialsAuth, HealingHook, NoAuth
-from alf.client_auth import ClientAuth, Sign
+from alf.client_auth import ClientAuth
 from alf.dpop import as_dpop_key
 from alf.events import Event
 from alf.managers import TokenManager

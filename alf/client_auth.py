@@ -1,4 +1,4 @@
-"""How the client says who it is at the token endpoint (RFC 6749 §2.3).
+"""Client authentication at the token endpoint (RFC 6749 §2.3).
 
 A way of doing so is a :class:`ClientAuth`. Its ``flow()`` yields what signs the token request,
 in the form in which requests takes an ``auth=``, and is sent the answer; what it yields next is
@@ -7,26 +7,32 @@ tried next. A signature is made anew for every try.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import logging
 import time
 import uuid
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
 from types import NoneType
 from typing import Any, TypeVar, cast
-from urllib.parse import quote, urlencode
 
 import requests
 
 from alf._answers import find_error
 from alf._jose import SigningKey, encode_jwt, hmac_signer
-from alf._redaction import Secret, masked_key
-from alf._texts import check_text, has_outer_blanks, without_line_break
+from alf._redaction import masked_key
+from alf._signing import (
+    Basic,
+    ClientAuth,
+    Credentials,
+    Flow,
+    InForm,
+    Sign,
+    encoded,
+    is_refused,
+    with_secret,
+)
 
 __all__ = [
     "ClientAuth",
@@ -44,13 +50,6 @@ logger = logging.getLogger("alf")
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
-#: Signs a token request, as an ``auth=`` of requests.
-Sign = Callable[[requests.PreparedRequest], requests.PreparedRequest]
-
-#: What is tried, one after the other, each for the answer to the one before; in the end the
-#: answer that counts.
-Flow = Generator[Sign, requests.Response, requests.Response]
-
 #: Seconds for which an id and secret that were refused in both forms are sent in one form only.
 _REFUSED_FOR = 300.0
 
@@ -59,66 +58,6 @@ _MOST_REMEMBERED = 1000
 
 #: Error codes with which servers refuse a client whose header they could not make sense of.
 _REFUSALS = ("invalid_client", "unauthorized_client", "invalid_grant", "invalid_request")
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """Who the client is, and what it knows.
-
-    :param client_id: the client's identifier.
-    :param client_secret: its secret, or a callable that is asked for it at each token request.
-    :param audience: whom an assertion is for, where nothing else is said: the issuer where it
-        is known, or else the token endpoint.
-    """
-
-    client_id: str
-    client_secret: str | Callable[[], str] | None = field(default=None, repr=False)
-    audience: str = ""
-
-    def secret(self) -> str:
-        """The secret as it is now.
-
-        :raises TypeError: the callable gave none. What the callable raises is passed on.
-        :raises ValueError: it has control characters inside, or cannot be encoded.
-        """
-        name = f"the client_secret of client_id {self.client_id!r}"
-        if not callable(self.client_secret):
-            return Secret(check_text(name, self.client_secret))
-        given: Any = self.client_secret()
-        secret = Secret(without_line_break(given)) if isinstance(given, str) else None
-        if not secret or not secret.strip():
-            message = f"{name} must be a non-empty str, the callable gave {type(given).__name__}"
-            raise TypeError(message)
-        del given  # error reports show local variables
-        return Secret(check_text(name, secret))
-
-
-class ClientAuth(ABC):
-    """A way for the client to say who it is."""
-
-    #: Its name, as RFC 7591 §2 registers it.
-    method: str
-    #: Whether it takes a ``client_secret``.
-    has_secret = False
-    #: Whether it is a matter of the connection, which has to be https then.
-    needs_tls = False
-    #: The parameters that it adds to the form.
-    params: Collection[str] = ("client_id",)
-
-    @property
-    def identity(self) -> str | None:
-        """What tells its tokens from those of another; ``None``: that is not known."""
-        return self.method
-
-    @abstractmethod
-    def flow(self, credentials: Credentials, url: str, now: float) -> Flow:
-        """What signs the request, one try after the other.
-
-        :param credentials: who the client is.
-        :param url: where the request goes.
-        :param now: monotonic time, in seconds.
-        """
-        ...
 
 
 class ClientSecretBasic(ClientAuth):
@@ -148,15 +87,15 @@ class ClientSecretBasic(ClientAuth):
         # A colon in an id that is not encoded would end the id.
         can_be_raw = ":" not in client_id
         is_raw = can_be_raw and self._is_raw.get((url, client_id), False)
-        secret, response = yield from _with_secret(
-            credentials, lambda secret: _Basic(client_id, secret, is_raw)
+        secret, response = yield from with_secret(
+            credentials, lambda secret: Basic(client_id, secret, is_raw)
         )
-        if not can_be_raw or _encoded(client_id + secret) == client_id + secret:
+        if not can_be_raw or encoded(client_id + secret) == client_id + secret:
             return response
         pair = (url, client_id, hashlib.sha256(secret.encode()).digest())
         if _may_be_the_form(response) and now >= self._refused_until.get(pair, -inf):
             first, is_raw = response, not is_raw
-            response = yield _Basic(client_id, secret, is_raw)
+            response = yield Basic(client_id, secret, is_raw)
             if _may_be_the_form(response):
                 _remember(self._refused_until, pair, now + _REFUSED_FOR)
                 return first
@@ -175,8 +114,8 @@ class ClientSecretPost(ClientAuth):
     def flow(self, credentials: Credentials, url: str, now: float) -> Flow:
         del url, now
         client_id = ("client_id", credentials.client_id)
-        _, response = yield from _with_secret(
-            credentials, lambda secret: _InForm(client_id, ("client_secret", secret))
+        _, response = yield from with_secret(
+            credentials, lambda secret: InForm(client_id, ("client_secret", secret))
         )
         return response
 
@@ -188,7 +127,7 @@ class NoClientAuth(ClientAuth):
 
     def flow(self, credentials: Credentials, url: str, now: float) -> Flow:
         del url, now
-        return (yield _InForm(("client_id", credentials.client_id)))
+        return (yield InForm(("client_id", credentials.client_id)))
 
 
 class TLSClientAuth(NoClientAuth):
@@ -242,7 +181,7 @@ class _AssertionAuth(ClientAuth):
                 "iat": now,
                 "exp": now + self._lifetime,
             }
-            add = _InForm(
+            add = InForm(
                 ("client_id", credentials.client_id),
                 ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
                 ("client_assertion", encode_jwt(claims, self._header, sign)),
@@ -288,7 +227,7 @@ class ClientSecretJWT(_AssertionAuth):
             self._warn_of_short(secret, credentials.client_id)
             return self._assert(credentials, hmac_signer(self._algorithm, secret))
 
-        _, response = yield from _with_secret(credentials, sign_with)
+        _, response = yield from with_secret(credentials, sign_with)
         return response
 
     def _warn_of_short(self, secret: str, client_id: str) -> None:
@@ -418,7 +357,7 @@ def as_client_auth(client_auth: Any, client_secret: object) -> ClientAuth:
         and len(client_auth) == 2
         and all(isinstance(part, str) for part in client_auth)
     ):
-        auth = OtherClientAuth(_Basic(client_auth[0], client_auth[1], is_raw=True))
+        auth = OtherClientAuth(Basic(client_auth[0], client_auth[1], is_raw=True))
     elif callable(client_auth) and not is_class:
         auth = OtherClientAuth(cast("Sign", client_auth))
     else:
@@ -470,11 +409,6 @@ def _jose_header(
     return {**own, **given}
 
 
-def is_refused(response: requests.Response) -> bool:
-    """Whether the server did not accept who the client says it is (RFC 6749 §5.2)."""
-    return response.status_code == 401 or find_error(response)[0] == "invalid_client"
-
-
 def _may_be_the_form(response: requests.Response) -> bool:
     """Whether the server may have refused the client because of the form of id and secret."""
     status, code = response.status_code, find_error(response)[0]
@@ -487,55 +421,3 @@ def _remember(table: dict[_K, _V], key: _K, value: _V) -> None:
     if len(table) >= _MOST_REMEMBERED and key not in table:
         table.clear()
     table[key] = value
-
-
-def _with_secret(
-    credentials: Credentials, sign_with: Callable[[str], Sign]
-) -> Generator[Sign, requests.Response, tuple[str, requests.Response]]:
-    """Sign with the secret; where it is refused and has changed meanwhile, with the new one."""
-    secret = credentials.secret()
-    response = yield sign_with(secret)
-    if callable(credentials.client_secret) and is_refused(response):
-        fresh = credentials.secret()
-        if fresh != secret:
-            secret = fresh
-            response = yield sign_with(secret)
-    if is_refused(response) and has_outer_blanks(secret):
-        logger.warning(
-            "the client_secret of client_id %r, which was refused, begins or ends with white space",
-            credentials.client_id,
-        )
-    return secret, response
-
-
-def _encoded(text: str) -> str:
-    # A blank as %20: whoever decodes a form reads that and "+" alike, but some servers decode
-    # percent signs only.
-    return quote(text, safe="")
-
-
-class _Basic:
-    """Writes the header of HTTP Basic, id and secret encoded or as they are (RFC 7617)."""
-
-    def __init__(self, client_id: str, client_secret: str, is_raw: bool) -> None:
-        encode = str if is_raw else _encoded
-        self.username = client_id
-        self._pair = f"{encode(client_id)}:{encode(client_secret)}"
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        credentials = base64.b64encode(self._pair.encode()).decode()
-        request.headers["Authorization"] = f"Basic {credentials}"
-        return request
-
-
-class _InForm:
-    """Adds these pairs to the form."""
-
-    def __init__(self, *pairs: tuple[str, str]) -> None:
-        self._pairs = pairs
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        form = request.body
-        assert form is None or isinstance(form, str)
-        request.body = "&".join(filter(None, (form, urlencode(self._pairs))))
-        return request
