@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test ecosystem fuzz bench bench-fleet simulate servers servers-page lint types matrix dist docs diagram format clean
+.PHONY: run test ecosystem requests-suite fuzz bench bench-fleet simulate servers servers-page lint types matrix dist docs diagram format clean
 
 run: .venv/demo.stamp  ## a token's life, shown against an embedded server
 	$(BIN)/python -m examples.demo
@@ -19,6 +19,9 @@ servers: .venv/test.stamp  ## what the integration tests need, besides Redis and
 
 servers-page: .venv/test.stamp  ## the table of docs/servers.rst, from the tests
 	$(BIN)/python -m tests.integration.servers_page
+
+requests-suite: | $(BIN)/python  ## requests' own tests with a Client in the place of its Session
+	$(BIN)/python -m tests.requests_suite $(ARGS)
 
 fuzz: .venv/test.stamp .venv/fuzz.stamp  ## look for input that breaks the parsers, for ten minutes
 	mkdir -p .venv/corpus

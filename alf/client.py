@@ -411,6 +411,15 @@ class Client(requests.Session):
                 raise
         return self._deliver_error(response, kwargs)
 
+    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+        """As :meth:`requests.Session.prepare_request`, with the token."""
+        prepared = super().prepare_request(request)
+        hooks: Any = prepared.hooks.get("response")
+        if hooks:
+            # The auth object's own hook heals on other Sessions. Here send() does it.
+            prepared.hooks["response"], _ = self._hooks_of(prepared)
+        return prepared
+
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """As :meth:`requests.Session.send`; a refused token is replaced on the way.
 

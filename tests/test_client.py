@@ -82,6 +82,19 @@ def test_reading_attributes_makes_no_request(client: Client, tokens: TokenServer
     assert tokens.requests == []
 
 
+def test_a_prepared_request_has_the_hooks_that_a_session_gives_it(client: Client, api: Api) -> None:
+    seen: list[requests.Response] = []
+
+    def see(response: requests.Response, **_settings: Any) -> None:
+        seen.append(response)
+
+    assert client.prepare_request(requests.Request("GET", api.url)).hooks["response"] == []
+    client.hooks["response"].append(see)
+    prepared = client.prepare_request(requests.Request("GET", api.url))
+    assert prepared.hooks["response"] == [see]
+    assert seen == [client.send(prepared)]
+
+
 def test_prepared_requests_carry_the_token(client: Client, api: Api) -> None:
     prepared = client.prepare_request(requests.Request("GET", api.url))
     assert client.send(prepared).status_code == 200
