@@ -228,7 +228,7 @@ class ProcessLocks:
         register_after_fork(self)
 
     def _after_fork(self) -> None:
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._held: dict[str, tuple[str, float]] = {}
 
     def take(self, name: str, value: str, seconds: int) -> bool:

@@ -17,6 +17,7 @@ from alf._answers import find_error, read_members
 from alf._certificates import thumbprint
 from alf._clocks import Clock
 from alf._discovery import Discovery, Metadata
+from alf._forks import notice_fork
 from alf._redaction import Secret, SecretURL, shown
 from alf._retries import LONGEST_RETRYING, LONGEST_WAIT, next_try, retry_for_post
 from alf._texts import check_utf8
@@ -189,6 +190,7 @@ class TokenEndpoint:
         :raises TokenError: the answer is an error.
         :raises requests.exceptions.RequestException: there was no answer.
         """
+        notice_fork()
         retry: Retry | None = self._retry
         give_up_at = self._clock.monotonic() + LONGEST_RETRYING
         while True:

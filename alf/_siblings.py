@@ -27,7 +27,7 @@ class Siblings:
     """
 
     def __init__(self, options: Mapping[str, Any], manager: Any) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._managers: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
         self._managers[_frozen(options)] = manager
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
@@ -50,7 +50,7 @@ class Siblings:
             return manager
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 def _frozen(value: Any) -> Hashable:

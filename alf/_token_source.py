@@ -25,8 +25,6 @@ from alf.tokens import Token
 
 __all__ = ["TokenSource", "next_sequence"]
 
-logger = logging.getLogger("alf")
-
 #: A stored token issued this many seconds in the future was stored by a wrong clock.
 _CLOCK_SKEW = 60.0
 
@@ -93,7 +91,7 @@ class TokenSource:
                         land(cached)
                         self.store(cached)
                         return cached
-            logger.debug("%s: token taken from storage", self._endpoint)
+            self._notices.log(logging.DEBUG, "%s: token taken from storage", self._endpoint)
             return self._cache(stored)
 
         def is_wanted(token: Token) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -20,6 +22,7 @@ from alf import Client
 from alf._background import run_in_background
 from alf._forks import register_after_fork
 from alf._single_flight import FlightOverdueError, RecursiveFlightError, SingleFlight
+from alf.events import Event, TokenObtained
 from tests.servers import Api, Reply, TokenServer, TurnedClock
 
 MakeClient = Callable[..., Client]
@@ -361,3 +364,74 @@ def test_an_outage_of_an_api_is_one_warning(
     for _ in range(100):
         assert client.get(api.url).status_code == 401
     assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
+# -- who is told may use the Client ------------------------------------------------------------
+
+
+def test_a_logging_handler_may_post_through_the_client(
+    client: Client, tokens: TokenServer, api: Api
+) -> None:
+    posted: list[int] = []
+
+    class Posting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            posted.append(client.post(api.url, data=record.getMessage()).status_code)
+
+    handler = Posting(logging.INFO)
+    logging.getLogger("alf").addHandler(handler)
+    try:
+        assert client.get(api.url).status_code == 200
+        tokens.alive.clear()
+        assert client.get(api.url).status_code == 200
+    finally:
+        logging.getLogger("alf").removeHandler(handler)
+    assert len(posted) >= 2
+    assert set(posted) == {200}
+    assert len(tokens.requests) == 2
+
+
+def test_a_callback_may_use_the_client_and_holds_up_nobody(
+    make_client: MakeClient, api: Api
+) -> None:
+    called, go = threading.Event(), threading.Event()
+
+    def call(event: Event) -> None:
+        if isinstance(event, TokenObtained):
+            assert client.get(api.url).status_code == 200
+            called.set()
+            assert go.wait(20)
+
+    client = make_client(on_event=call)
+    with ThreadPoolExecutor(1) as pool:
+        leader = pool.submit(client.get, api.url)
+        assert called.wait(20)
+        assert client.get(api.url).status_code == 200, "while the callback has not returned"
+        go.set()
+        assert leader.result(20).status_code == 200
+
+
+def test_a_signal_handler_may_use_the_client(client: Client, api: Api) -> None:
+    seen: list[int] = []
+    usual = signal.signal(signal.SIGUSR1, lambda *_: seen.append(client.get(api.url).status_code))
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+        client.get(api.url)
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, usual)
+    assert seen == [200, 200]
+
+
+def test_a_client_may_be_a_dataclass(tokens: TokenServer, api: Api) -> None:
+    @dataclass
+    class Named(Client):
+        name: str
+
+        def __post_init__(self) -> None:
+            super().__init__(
+                token_endpoint=tokens.endpoint, client_id="client-id", client_secret="top-secret"
+            )
+
+    with Named("reports") as client:
+        assert client.get(api.url).status_code == 200
