@@ -17,9 +17,11 @@ from types import FrameType
 from typing import Any
 
 import pytest
+import requests
 
 from alf import Client
 from alf._background import run_in_background
+from alf._failures import fresh_copy
 from alf._forks import register_after_fork
 from alf._single_flight import FlightOverdueError, RecursiveFlightError, SingleFlight
 from alf.events import Event, TokenObtained
@@ -435,3 +437,80 @@ def test_a_client_may_be_a_dataclass(tokens: TokenServer, api: Api) -> None:
 
     with Named("reports") as client:
         assert client.get(api.url).status_code == 200
+
+
+# -- what is left ------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_job_that_is_killed_makes_room_for_the_next() -> None:
+    done = threading.Event()
+
+    def killed() -> None:
+        raise SystemExit
+
+    for _ in range(8):
+        assert run_in_background(killed)
+    assert run_in_background(done.set)
+    assert done.wait(20)
+    for thread in threading.enumerate():
+        if thread.name == "alf-renewal":
+            thread.join(20)
+    gc.collect()
+
+
+def test_an_error_that_cannot_be_copied_is_passed_on_as_it_came() -> None:
+    class OddError(requests.exceptions.RequestException):
+        def __copy__(self) -> OddError:
+            raise TypeError
+
+    error = OddError()
+    assert fresh_copy(error) is error
+
+
+def test_a_time_limit_that_strikes_during_a_refresh_is_the_callers(
+    make_client: MakeClient, clock: TurnedClock
+) -> None:
+    class Limited(requests.Session):
+        strikes = False
+
+        def post(self, *args: Any, **kwargs: Any) -> requests.Response:
+            if self.strikes:
+                raise Interrupt
+            return super().post(*args, **kwargs)
+
+    with Limited() as session:
+        client = make_client(token_session=session, token_refresh="blocking", clock=clock)
+        client.ensure_token()
+        session.strikes = True
+        clock.turn(2400)
+        with pytest.raises(Interrupt):
+            client.ensure_token()
+
+
+def test_a_follower_of_the_same_thread_sleeps_so_that_its_leader_can_run() -> None:
+    import greenlet
+
+    flight = make_flight()
+    main = greenlet.getcurrent()
+    slept: list[float] = []
+
+    def make(_land: Any) -> int:
+        main.switch()
+        return 1
+
+    leader = greenlet.greenlet(lambda: flight.obtain(wanted, make))
+    leader.switch()
+    assert flight.current is None
+
+    def sleep(seconds: float) -> None:
+        # What a patched time.sleep() does: another greenlet runs.
+        slept.append(seconds)
+        leader.switch()
+
+    usual, time.sleep = time.sleep, sleep
+    try:
+        assert flight.obtain(wanted, lambda _land: 2) == 1
+    finally:
+        time.sleep = usual
+    assert slept
