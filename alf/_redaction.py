@@ -339,8 +339,11 @@ def redact_error(error: Exception) -> None:
             cause.args = _shown_arguments(cause, secrets, is_sent=is_sent)
             # The frames hold the request.
             cause.__traceback__ = None
+            is_suppressed = cause.__suppress_context__
             cause.__cause__ = _shown_link(cause.__cause__)
             cause.__context__ = _shown_link(cause.__context__)
+            # Setting a cause, even none, hides the context.
+            cause.__suppress_context__ = is_suppressed
         for name, show in _ATTRIBUTES.items():
             value = vars(cause).get(name)
             if isinstance(value, requests.Response):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import urllib3
 from hypothesis import HealthCheck, settings
 
 from alf import Client, TokenManager
@@ -31,6 +32,9 @@ settings.load_profile("alf")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(LeakWatch())
+    if urllib3.__version__.startswith("1."):
+        # It leaves the sockets of a Session that was not closed to the garbage collector.
+        config.addinivalue_line("filterwarnings", "ignore:unclosed <socket:ResourceWarning")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -620,8 +620,16 @@ def test_a_refused_response_that_breaks_off_is_the_callers_error_only_if_it_stan
     assert revoked.get(api.url).status_code == 200
     tokens.alive.clear()
     tokens.on_grant = tokens.alive.clear
-    with pytest.raises(requests.exceptions.RequestException):
-        revoked.get(api.url)
+    # Whether a body that is cut short is an error depends on urllib3.
+    try:
+        expected: Any = requests.get(api.url).status_code
+    except requests.exceptions.RequestException as error:
+        expected = type(error)
+    try:
+        seen: Any = revoked.get(api.url).status_code
+    except requests.exceptions.RequestException as error:
+        seen = type(error)
+    assert seen == expected
 
 
 # -- how often ---------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,16 +19,22 @@ REFUSED = Reply(401, {"error": "invalid_client", "error_description": "not known
 
 
 @pytest.fixture
-def make_process(tokens: TokenServer, clock: TurnedClock) -> Callable[..., SharedRefusals]:
+def make_process(
+    tokens: TokenServer, clock: TurnedClock
+) -> Iterator[Callable[..., SharedRefusals]]:
     storage: dict[str, Any] = {}
+    endpoints: list[TokenEndpoint] = []
 
     def make(secret: Any = "top-secret") -> SharedRefusals:
         endpoint = TokenEndpoint(
             tokens.endpoint, Credentials("client-id", secret), ClientSecretPost(), params=[]
         )
+        endpoints.append(endpoint)
         return SharedRefusals(TokenStorage(storage, "mine", clock=clock), endpoint)
 
-    return make
+    yield make
+    for endpoint in endpoints:
+        endpoint.close()
 
 
 MakeProcess = Callable[..., SharedRefusals]
