@@ -12,6 +12,7 @@ from requests.exceptions import RequestException
 from alf._backoff import Backoff, jittered
 from alf._clocks import Clock
 from alf._retries import retry_after
+from alf._sources import Source
 from alf.client_auth import Credentials
 
 __all__ = ["Failures", "fresh_copy", "is_of_endpoint"]
@@ -76,11 +77,12 @@ class Failures:
 
 
 def is_of_endpoint(error: BaseException) -> bool:
-    """Whether the endpoint failed, or the user's secret callable, which is treated alike."""
+    """Whether the endpoint failed, or a callable of the user's that gives a credential."""
     if isinstance(error, RequestException):
         return True
     frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_code is Credentials.secret.__code__ for frame, _ in frames)
+    credentials = (Credentials.secret.__code__, Source.read.__code__)
+    return any(frame.f_code in credentials for frame, _ in frames)
 
 
 def fresh_copy(error: Exception) -> Exception:

@@ -103,7 +103,12 @@ class Options:
         timeout = self.token_timeout
         return TokenEndpoint(
             self.url,
-            Credentials(self.client_id, self.client_secret, audience=bare_url(self.url)),
+            Credentials(
+                self.client_id,
+                self.client_secret,
+                audience=bare_url(self.url),
+                is_issuer=self.issuer is not None,
+            ),
             self.auth,
             is_issuer=self.issuer is not None,
             revocation_endpoint=self.revocation_endpoint,

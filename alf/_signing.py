@@ -46,14 +46,16 @@ class Credentials:
     :param client_secret: its secret, or a callable that returns it, called for each token request.
     :param audience: the default audience of an assertion: the issuer if it is known, or else the
         token endpoint.
+    :param is_issuer: whether the audience is the issuer.
     """
 
     client_id: str
     client_secret: str | Callable[[], str] | None = field(default=None, repr=False)
     audience: str = ""
+    is_issuer: bool = False
 
     def secret(self) -> str:
-        """The secret as it is now.
+        """The current secret.
 
         :raises TypeError: the callable gave none. What the callable raises is passed on.
         :raises ValueError: it has control characters inside, or cannot be encoded.
@@ -123,8 +125,8 @@ def with_secret(
 
 
 def encoded(text: str) -> str:
-    # A blank as %20: whoever decodes a form reads that and "+" alike, but some servers decode
-    # percent signs only.
+    # A blank as %20: form decoders read that and "+" alike, but some servers decode percent
+    # signs only.
     return quote(text, safe="")
 
 

@@ -8,19 +8,17 @@ tried next. A signature is made anew for every try.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import time
-import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
-from types import NoneType
 from typing import Any, TypeVar, cast
 
 import requests
 
 from alf._answers import find_error
-from alf._jose import SigningKey, encode_jwt, hmac_signer
+from alf._assertions import Assertion
+from alf._discovery import check_issuer
+from alf._jose import SigningKey, hmac_signer
 from alf._redaction import masked_key
 from alf._signing import (
     Basic,
@@ -46,6 +44,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger("alf")
+
+#: The type of an assertion that is a JWT (RFC 7523 §2.2).
+JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -75,7 +76,7 @@ class ClientSecretBasic(ClientAuth):
     def __init__(self) -> None:
         #: By endpoint and client: whether id and secret are sent as they are, not encoded.
         self._is_raw: dict[tuple[str, str], bool] = {}
-        #: By endpoint, client and hash of the secret: until when only one form is tried.
+        #: By endpoint, client and hash of the secret: the time until which one form only is tried.
         self._refused_until: dict[tuple[str, str, bytes], float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -142,51 +143,27 @@ class _AssertionAuth(ClientAuth):
 
     params = ("client_id", "client_assertion", "client_assertion_type")
 
-    def __init__(
-        self,
-        audience: str | Sequence[str] | None,
-        lifetime: float,
-        headers: Mapping[str, Any],
-    ) -> None:
-        if not isinstance(audience, (str, NoneType)) and not (
-            isinstance(audience, Sequence) and all(isinstance(name, str) for name in audience)
-        ):
-            message = f"audience must be a str or a sequence of these, got {audience!r}"
-            raise TypeError(message)
-        if isinstance(lifetime, bool) or not isinstance(lifetime, (int, float)):
-            message = f"lifetime must be seconds, got {lifetime!r}"
-            raise TypeError(message)
-        if not 1 <= lifetime < inf:
-            message = f"lifetime must be at least 1 second, got {lifetime!r}"
-            raise ValueError(message)
-        self._audience = audience
-        self._lifetime = int(lifetime)
-        self._header = dict(headers)
-        json.dumps(self._header)
+    def __init__(self, issuer: str | None, assertion: Assertion) -> None:
+        self._issuer = None if issuer is None else check_issuer(issuer)
+        self._assertion = assertion
 
     def __repr__(self) -> str:
         # Error reports show objects that are not complete yet.
-        header = getattr(self, "_header", {})
-        shown = {name: header.get(name) for name in ("alg", "kid")}
-        return f"{type(self).__name__}(algorithm={shown['alg']!r}, key_id={shown['kid']!r})"
+        return f"{type(self).__name__}({getattr(self, '_assertion', '')})"
 
     def _assert(self, credentials: Credentials, sign: Callable[[bytes], bytes]) -> Sign:
+        is_issuer = self._issuer is not None or credentials.is_issuer
+
         def add_assertion(request: requests.PreparedRequest) -> requests.PreparedRequest:
-            now = int(time.time())
-            claims = {
-                "iss": credentials.client_id,
-                "sub": credentials.client_id,
-                "aud": credentials.audience if self._audience is None else self._audience,
-                "jti": str(uuid.uuid4()),
-                "iat": now,
-                "exp": now + self._lifetime,
-            }
-            add = InForm(
-                ("client_id", credentials.client_id),
-                ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
-                ("client_assertion", encode_jwt(claims, self._header, sign)),
+            assertion = self._assertion.encode(
+                sign,
+                issuer=credentials.client_id,
+                subject=credentials.client_id,
+                audience=self._issuer or credentials.audience,
+                # A server that is not named by its issuer may be one from before RFC 10070.
+                typ="client-authentication+jwt" if is_issuer else "JWT",
             )
-            return add(request)
+            return _in_form(credentials, JWT_BEARER, assertion)(request)
 
         return add_assertion
 
@@ -195,10 +172,15 @@ class ClientSecretJWT(_AssertionAuth):
     """A JWT signed with the secret (OpenID Connect Core §9); needs the extra ``jwt``.
 
     :param algorithm: ``HS256``, ``HS384`` or ``HS512``.
-    :param audience: whom the JWT is for, one or several; by default the issuer where it is
-        known, or else the token endpoint.
-    :param lifetime: seconds for which each JWT is good.
+    :param issuer: the issuer's identifier, for a Client with a ``token_endpoint``; by default the
+        ``issuer`` of the Client.
+    :param audience: whom the JWT is for, one or several; by default the issuer if it is known, or
+        else the token endpoint.
+    :param typ: the ``typ`` of the JWT's header; by default ``client-authentication+jwt`` if the
+        issuer is known (RFC 10070), or else ``JWT``.
+    :param lifetime: seconds for which each JWT is valid.
     :param headers: other members of the JWT's header.
+    :param claims: other claims.
     :raises TypeError: an argument is of the wrong type.
     :raises ValueError: an argument has no usable value.
     :raises ImportError: the extra is not installed.
@@ -211,11 +193,22 @@ class ClientSecretJWT(_AssertionAuth):
         self,
         *,
         algorithm: str = "HS256",
+        issuer: str | None = None,
         audience: str | Sequence[str] | None = None,
+        typ: str | None = None,
         lifetime: float = 60,
         headers: Mapping[str, Any] | None = None,
+        claims: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(audience, lifetime, _jose_header(headers, algorithm))
+        assertion = Assertion(
+            algorithm,
+            typ=typ,
+            headers=headers,
+            audience=audience,
+            lifetime=lifetime,
+            claims=claims,
+        )
+        super().__init__(issuer, assertion)
         self._algorithm = algorithm
         self._has_warned = False
         hmac_signer(algorithm, "")  # raises if it is unknown, or the extra is not installed
@@ -256,10 +249,15 @@ class PrivateKeyJWT(_AssertionAuth):
     :param algorithm: such as ``RS256``, ``PS256``, ``ES256`` or ``EdDSA``; by default the JWK's
         own, or the usual one for the key. A callable has none: it must be given.
     :param key_id: the ``kid`` by which the server knows the key; by default the JWK's own.
-    :param audience: whom the JWT is for, one or several; by default the issuer where it is
-        known, or else the token endpoint.
-    :param lifetime: seconds for which each JWT is good.
-    :param headers: other members of the JWT's header, such as ``x5t``.
+    :param issuer: the issuer's identifier, for a Client with a ``token_endpoint``; by default the
+        ``issuer`` of the Client.
+    :param audience: whom the JWT is for, one or several; by default the issuer if it is known, or
+        else the token endpoint.
+    :param typ: the ``typ`` of the JWT's header; by default ``client-authentication+jwt`` if the
+        issuer is known (RFC 10070), or else ``JWT``.
+    :param lifetime: seconds for which each JWT is valid.
+    :param headers: other members of the JWT's header.
+    :param claims: other claims.
     :param allow_short_key: whether an RSA key of less than 2,048 bits is accepted, which is not
         secure (RFC 7518 §3.3).
     :raises TypeError: an argument is of the wrong type.
@@ -276,15 +274,26 @@ class PrivateKeyJWT(_AssertionAuth):
         key: Any,
         algorithm: str | None = None,
         key_id: str | None = None,
+        issuer: str | None = None,
         audience: str | Sequence[str] | None = None,
+        typ: str | None = None,
         lifetime: float = 60,
         headers: Mapping[str, Any] | None = None,
+        claims: Mapping[str, Any] | None = None,
         allow_short_key: bool = False,
     ) -> None:
         key = masked_key(key)
         self._key = SigningKey(key, algorithm, allow_short_key=allow_short_key)
-        key_id = self._key.key_id if key_id is None else key_id
-        super().__init__(audience, lifetime, _jose_header(headers, self._key.algorithm, key_id))
+        assertion = Assertion(
+            self._key.algorithm,
+            key_id=self._key.key_id if key_id is None else key_id,
+            typ=typ,
+            headers=headers,
+            audience=audience,
+            lifetime=lifetime,
+            claims=claims,
+        )
+        super().__init__(issuer, assertion)
 
     def flow(self, credentials: Credentials, url: str, now: float) -> Flow:
         del url, now
@@ -333,7 +342,7 @@ def as_client_auth(client_auth: Any, client_secret: object) -> ClientAuth:
 
     ``None`` means Basic.
 
-    :raises TypeError: it is none of these, or the secret is missing, or is there in vain.
+    :raises TypeError: it is something else, or the secret is missing, or is given without use.
     :raises ValueError: there is no method of this name.
     """
     if client_auth is None:
@@ -376,7 +385,7 @@ def as_client_auth(client_auth: Any, client_secret: object) -> ClientAuth:
 
 
 def choose_client_auth(methods: Collection[str], *, has_secret: bool) -> ClientAuth | None:
-    """The way that goes with what the server takes and the client has; ``None``: there is none.
+    """The method that fits what the server takes and the client has; ``None`` if nothing fits.
 
     A client is registered for one, which is Basic where nothing else was said (RFC 7591 §2): so
     that comes first.
@@ -389,24 +398,13 @@ def choose_client_auth(methods: Collection[str], *, has_secret: bool) -> ClientA
     return next((way() for method, way in ways.items() if method in methods), None)
 
 
-def _jose_header(
-    headers: Mapping[str, Any] | None, algorithm: str, key_id: str | None = None
-) -> dict[str, Any]:
-    if not isinstance(headers, (Mapping, NoneType)):
-        message = f"headers must be a mapping, got {type(headers).__name__}"
-        raise TypeError(message)
-    if not isinstance(key_id, (str, NoneType)):
-        message = f"key_id must be a str, got {key_id!r}"
-        raise TypeError(message)
-    own = {"typ": "JWT", "alg": algorithm}
-    if key_id is not None:
-        own["kid"] = key_id
-    given = dict(headers or {})
-    twice = (own.keys() - {"typ"}) & given.keys()
-    if twice:
-        message = f"headers must not hold {', '.join(sorted(twice))}: arguments of their own say it"
-        raise ValueError(message)
-    return {**own, **given}
+def _in_form(credentials: Credentials, kind: str, assertion: str) -> InForm:
+    """The assertion in the form (RFC 7521 §4.2)."""
+    return InForm(
+        ("client_id", credentials.client_id),
+        ("client_assertion_type", kind),
+        ("client_assertion", assertion),
+    )
 
 
 def _may_be_the_form(response: requests.Response) -> bool:

@@ -498,6 +498,77 @@ def test_what_an_assertion_says_can_be_set(make_client: MakeClient, tokens: Toke
     assert header(request) == {"alg": "ES256", "typ": "client-authentication+jwt", "x5t": "abc"}
 
 
+@pytest.mark.parametrize(
+    ("options", "place", "audience", "typ"),
+    [
+        ({}, "issuer", "issuer", "client-authentication+jwt"),
+        ({}, "token_endpoint", "token_endpoint", "JWT"),
+        (
+            {"issuer": "https://id.example.com/"},
+            "token_endpoint",
+            "https://id.example.com/",
+            "client-authentication+jwt",
+        ),
+        ({"typ": "JWT"}, "issuer", "issuer", "JWT"),
+        ({"audience": "the-audience"}, "issuer", "the-audience", "client-authentication+jwt"),
+        ({"typ": "special+jwt"}, "token_endpoint", "token_endpoint", "special+jwt"),
+        ({"audience": "the-audience"}, "token_endpoint", "the-audience", "JWT"),
+    ],
+)
+@pytest.mark.parametrize("way", [PrivateKeyJWT, ClientSecretJWT])
+def test_an_assertion_is_for_the_issuer_if_it_is_known(
+    make_client: MakeClient,
+    tokens: TokenServer,
+    way: Any,
+    options: dict[str, str],
+    place: str,
+    audience: str,
+    typ: str,
+) -> None:
+    """RFC 10070; otherwise for the token endpoint, as RFC 7523 §3 allows."""
+    places = {"issuer": tokens.url, "token_endpoint": tokens.endpoint}
+    metadata = Reply(body={"issuer": tokens.url, "token_endpoint": tokens.endpoint})
+    tokens.script = lambda request: metadata if request.method == "GET" else tokens.grant(request)
+    if way is PrivateKeyJWT:
+        key, secret = EC_KEY.public_key(), None
+        client_auth = way(key=EC_KEY, **options)
+    else:
+        key = secret = SECRET
+        client_auth = way(**options)
+    make_client(
+        **{"token_endpoint": None, place: places[place]},
+        client_auth=client_auth,
+        client_secret=secret,
+    ).renew_token()
+    request = tokens.requests[-1]
+    claims = assertion(request, key, header(request)["alg"])
+    assert claims["aud"] == places.get(audience, audience)
+    assert header(request)["typ"] == typ
+
+
+def test_the_audience_of_an_assertion_is_the_endpoint_without_userinfo_and_query(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    url = tokens.endpoint.replace("://", "://user:pass@") + "?api-version=1"
+    make_client(
+        token_endpoint=url, client_auth=PrivateKeyJWT(key=EC_KEY), client_secret=None
+    ).renew_token()
+    claims = assertion(tokens.requests[0], EC_KEY.public_key(), "ES256")
+    assert claims["aud"] == tokens.endpoint
+
+
+def test_an_assertion_may_have_other_claims(make_client: MakeClient, tokens: TokenServer) -> None:
+    claims = {"tenant": "7", "roles": ["a"]}
+    for way, secret, key in (
+        (PrivateKeyJWT(key=EC_KEY, claims=claims), None, EC_KEY.public_key()),
+        (ClientSecretJWT(claims=claims), SECRET, SECRET),
+    ):
+        make_client(client_auth=way, client_secret=secret).renew_token()
+        request = tokens.requests[-1]
+        said = assertion(request, key, header(request)["alg"])
+        assert (said["tenant"], said["roles"], said["sub"]) == ("7", ["a"], "client-id")
+
+
 def test_no_assertion_is_sent_twice(make_client: MakeClient, tokens: TokenServer) -> None:
     way = PrivateKeyJWT(key=EC_KEY)
     retry = Retry(total=5, status_forcelist=[503])
@@ -576,6 +647,31 @@ def test_one_object_serves_several_clients(make_client: MakeClient, tokens: Toke
             lambda: PrivateKeyJWT(key=EC_KEY, key_id="a", headers={"kid": "b"}),
             ValueError,
             "not hold kid",
+        ),
+        (
+            lambda: PrivateKeyJWT(key=EC_KEY, typ="a", headers={"typ": "b"}),
+            ValueError,
+            "not hold typ: typ= sets it",
+        ),
+        (lambda: PrivateKeyJWT(key=EC_KEY, typ=7), TypeError, "typ must be a str"),
+        (lambda: PrivateKeyJWT(key=EC_KEY, issuer="id"), ValueError, "issuer must be an https URL"),
+        (lambda: ClientSecretJWT(issuer=7), TypeError, "issuer must be a URL"),
+        (lambda: PrivateKeyJWT(key=EC_KEY, claims=[]), TypeError, "claims must be a mapping"),
+        (lambda: PrivateKeyJWT(key=EC_KEY, claims={"x": b""}), TypeError, "JSON"),
+        *(
+            (
+                lambda name=name: ClientSecretJWT(claims={name: "x"}),
+                ValueError,
+                f"claims must not hold {name}: {what} sets it",
+            )
+            for name, what in (
+                ("iss", "alf"),
+                ("sub", "alf"),
+                ("aud", "audience="),
+                ("jti", "alf"),
+                ("iat", "alf"),
+                ("exp", "lifetime="),
+            )
         ),
         (lambda: ClientSecretJWT(algorithm="RS256"), ValueError, "one of HS256, HS384, HS512"),
     ],
