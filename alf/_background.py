@@ -40,11 +40,18 @@ class _Workers:
             busy = sum(began > now - _SLOW for began in self._running.values())
             if busy >= _MOST_AT_ONCE:
                 return True
+            # Where green threads are patched in, current_thread() may not be this object.
+            thread = threading.Thread(
+                target=lambda: self._work(thread), name="alf-renewal", daemon=True
+            )
+            # Before it starts, so that the next caller counts it.
+            self._running[thread] = now
         try:
-            threading.Thread(target=self._work, name="alf-renewal", daemon=True).start()
+            thread.start()
         except RuntimeError:
             logger.debug("no thread for a job in the background", exc_info=True)
             with self._lock:
+                self._running.pop(thread, None)
                 if job in self._jobs:
                     self._jobs.remove(job)
                     return False
@@ -54,23 +61,25 @@ class _Workers:
         """Wait until no job is left, for so many seconds at most."""
         deadline = time.monotonic() + seconds
         for thread in list(self._running):
-            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _work(self) -> None:
-        me = threading.current_thread()
-        while True:
-            with self._lock:
-                if not self._jobs:
-                    self._running.pop(me, None)
-                    return
-                job = self._jobs.popleft()
-                self._running[me] = time.monotonic()
-            try:
+    def _work(self, me: threading.Thread) -> None:
+        try:
+            while job := self._next_job(me):
                 job()
-            except BaseException:
-                with self._lock:
-                    self._running.pop(me, None)
-                raise
+        finally:
+            with self._lock:
+                self._running.pop(me, None)
+
+    def _next_job(self, me: threading.Thread) -> Job | None:
+        with self._lock:
+            if not self._jobs:
+                # Under the same lock: the next caller starts a thread for its job.
+                self._running.pop(me, None)
+                return None
+            self._running[me] = time.monotonic()
+            return self._jobs.popleft()
 
     def _after_fork(self) -> None:
         # Re-entrant, for a signal handler may come here from within.

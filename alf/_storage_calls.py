@@ -91,29 +91,37 @@ class StorageCalls:
         with self._changed:
             if not self._changed.wait_for(self._is_free, _LONGEST_CALL) or self._call is not None:
                 raise StorageCallError(TimeoutError("the call before has not come back"))
-            self._call = call
             has_thread = self._start()
+            # Before the assignment: an interrupt after it cannot leave a call of which the
+            # thread was not told.
             self._changed.notify_all()
-            if has_thread and not self._changed.wait_for(
-                lambda: call.is_done, deadline - time.monotonic()
-            ):
-                call.is_late = True
-                raise StorageCallError(TimeoutError(f"no answer within {_LONGEST_CALL:g} s"))
+            self._call = call
+            if has_thread:
+                self._wait_for(call, deadline)
         if not has_thread:
             self._run(call)
         return call.result()
+
+    def _wait_for(self, call: _Call, deadline: float) -> None:
+        try:
+            self._changed.wait_for(lambda: call.is_done, deadline - time.monotonic())
+        finally:
+            # After an interrupt, too, nobody waits for it any more.
+            call.is_late = not call.is_done
+        if call.is_late:
+            raise StorageCallError(TimeoutError(f"no answer within {_LONGEST_CALL:g} s"))
 
     def _is_free(self) -> bool:
         return self._call is None or self._call.is_late
 
     def _start(self) -> bool:
         """Have a thread for the call; whether there is one."""
-        if self._thread is not None:
+        # An interrupt can leave behind a thread that was never started.
+        if self._thread is not None and self._thread.is_alive():
             return True
         try:
-            thread = threading.Thread(target=self._work, name="alf-storage", daemon=True)
-            self._thread = thread
-            thread.start()
+            self._thread = threading.Thread(target=self._work, name="alf-storage", daemon=True)
+            self._thread.start()
         except RuntimeError:  # a subinterpreter, the end of the process, or no more threads
             self._thread = None
         return self._thread is not None
