@@ -7,12 +7,42 @@ import random
 
 from alf._clocks import Clock
 
-__all__ = ["Backoff", "jittered"]
+__all__ = ["Backoff", "Pause", "jittered"]
 
 
 def jittered(seconds: float) -> float:
     """A random time between half of these seconds and all of them, so that a fleet spreads out."""
     return random.uniform(seconds / 2, seconds)  # noqa: S311
+
+
+class Pause:
+    """A time in which something is not tried.
+
+    A clock that shows a time before the pause began is another clock: a test had frozen time, for
+    example. Then the pause is over, instead of lasting for decades.
+
+    :param clock: the clock to measure the pause with.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._began_at = -math.inf
+        #: When the pause ends, in monotonic time.
+        self.until = -math.inf
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it is too early for the next try."""
+        return self._began_at <= self._clock.monotonic() < self.until
+
+    def begin(self, seconds: float) -> None:
+        """Pause for so many seconds from now on."""
+        self._began_at = self._clock.monotonic()
+        self.until = self._began_at + seconds
+
+    def end(self) -> None:
+        """Do not pause any longer."""
+        self.until = -math.inf
 
 
 class Backoff:
@@ -29,13 +59,11 @@ class Backoff:
     def __init__(
         self, clock: Clock, *, shortest: float = 1.0, longest: float = 30.0, free: int = 0
     ) -> None:
-        self._clock = clock
         self._shortest = shortest
         self._longest = longest
         self._free = free
         self._failures = 0
-        #: When the pause ends, in monotonic time.
-        self.paused_until = -math.inf
+        self._pause = Pause(clock)
 
     @property
     def is_failing(self) -> bool:
@@ -45,7 +73,12 @@ class Backoff:
     @property
     def is_paused(self) -> bool:
         """Whether it is too early for the next try."""
-        return self._clock.monotonic() < self.paused_until
+        return self._pause.is_on
+
+    @property
+    def paused_until(self) -> float:
+        """When the pause ends, in monotonic time."""
+        return self._pause.until
 
     def fail(self, at_least: float = 0.0) -> float:
         """Note a failure.
@@ -59,11 +92,10 @@ class Backoff:
         pause = 0.0
         if exponent >= 0:
             pause = max(self._shortest, jittered(min(self._longest, self._shortest * 2**exponent)))
-        pause = max(pause, at_least)
-        self.paused_until = self._clock.monotonic() + pause if pause else -math.inf
+        self._pause.begin(max(pause, at_least))
         return self.paused_until
 
     def succeed(self) -> None:
         """Note a success: the streak ends."""
         self._failures = 0
-        self.paused_until = -math.inf
+        self._pause.end()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import traceback
-from math import inf
 
 import requests
 from requests.exceptions import RequestException
 
-from alf._backoff import Backoff, jittered
+from alf._backoff import Backoff, Pause, jittered
 from alf._clocks import Clock
 from alf._retries import retry_after
 from alf._sources import Source
@@ -38,15 +37,14 @@ class Failures:
     """
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
         self._streak = Backoff(clock, free=_FREE_FAILURES)
         self._last_error: Exception | None = None
-        self._refresh_paused_until = -inf
+        self._refresh_pause = Pause(clock)
 
     @property
     def is_refresh_paused(self) -> bool:
         """Whether it is too early to refresh a token that lives."""
-        return self._clock.monotonic() < self._refresh_paused_until
+        return self._refresh_pause.is_on
 
     def note(self, error: Exception, left: float, *, is_refresh: bool) -> None:
         """Note a failure.
@@ -58,8 +56,7 @@ class Failures:
         asked = (retry_after(response) if response is not None else None) or 0.0
         if left > 0:
             pause = jittered(min(left * _REFRESH_PAUSE_FRACTION, _LONGEST_REFRESH_PAUSE))
-            pause = max(pause, min(asked, left * _RETRY_AFTER_FRACTION))
-            self._refresh_paused_until = self._clock.monotonic() + pause
+            self._refresh_pause.begin(max(pause, min(asked, left * _RETRY_AFTER_FRACTION)))
         if not is_refresh and isinstance(error, RequestException):
             # Only such an error may be raised again, to others.
             self._last_error = fresh_copy(error)
@@ -68,7 +65,7 @@ class Failures:
     def succeed(self) -> None:
         """Note a success."""
         self._streak.succeed()
-        self._refresh_paused_until = -inf
+        self._refresh_pause.end()
 
     def raise_if_paused(self) -> None:
         """Raise the last error again, if it is too early for the next request."""

@@ -109,7 +109,7 @@ class Refusals:
         now = self.clock.monotonic()
         with self._lock:
             for other, known in list(self._origins.items()):
-                if now - known.refused_at > _MEMORY:
+                if not 0 <= now - known.refused_at <= _MEMORY:
                     del self._origins[other]
             state = self._origins.setdefault(origin, _Origin(now))
             state.refused_at = now
@@ -150,7 +150,8 @@ class Refusals:
             if state is None:
                 return True
             self._refill(state)
-            is_paused = self.clock.monotonic() < state.paused_until
+            # A time before the request is another clock's: a test had frozen time.
+            is_paused = state.requested_at <= self.clock.monotonic() < state.paused_until
             return not is_paused and (state.budget >= 1 or not self._counts(state))
 
     def is_flapping(self, origin: str) -> bool:
@@ -170,7 +171,7 @@ class Refusals:
         logger.log(level, message, origin, self.endpoint)
 
     def _is_flapping(self, state: _Origin) -> bool:
-        return state.accepted_at > self.clock.monotonic() - _MEMORY
+        return 0 <= self.clock.monotonic() - state.accepted_at < _MEMORY
 
     def _counts(self, state: _Origin) -> bool:
         """Whether the next request is on the budget; the pauses limit those for unknown tokens."""
@@ -178,10 +179,9 @@ class Refusals:
 
     def _refill(self, state: _Origin) -> None:
         now = self.clock.monotonic()
-        if now > state.budget_at:
-            if state.budget_at > -inf:
-                state.budget = min(_BURST, state.budget + (now - state.budget_at) / _REFILL)
-            state.budget_at = now
+        elapsed = max(0.0, now - state.budget_at)
+        state.budget = min(_BURST, state.budget + elapsed / _REFILL)
+        state.budget_at = now
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()

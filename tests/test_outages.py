@@ -217,6 +217,19 @@ def test_retry_after_takes_half_of_what_is_left_of_a_life_at_most() -> None:
     assert len(provider.failed) == 2
 
 
+def test_failures_while_a_test_had_frozen_time_pause_nothing_afterwards() -> None:
+    clock = TurnedClock()
+    provider = Provider(clock, 3600)
+    manager = provider.manager()
+    clock.turn(1e9)
+    provider.down = (0, float("inf"))
+    assert failed_calls(manager, clock, 0.06, 0.01) == 6
+    assert len(provider.failed) == 3
+    clock.turn(-1e9)
+    provider.down = (float("inf"), float("inf"))
+    assert manager.token().access_token == "token-1"
+
+
 @pytest.mark.parametrize("refresh", ["background", "blocking"])
 def test_a_failing_secret_callable_is_a_failing_endpoint(
     make_secret: Callable[[], str], refresh: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -63,13 +64,56 @@ def test_a_call_that_hangs_is_left_alone_until_it_ends() -> None:
     assert isinstance(failure.value.error, TimeoutError)
     assert time.monotonic() - started_at < 10
     resumed.set()
+    assert until_made(call) == "made"
+
+
+class TimeLimitExceeded(Exception):
+    """As Celery's: raised by a signal handler, in whatever the main thread does."""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no such timer")
+def test_a_time_limit_that_strikes_during_a_call_is_the_callers() -> None:
+    def strike(*_arguments: object) -> None:
+        raise TimeLimitExceeded
+
+    def strike_soon() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        resumed.wait(60)
+
+    call = StorageCalls()
+    resumed = threading.Event()
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        with pytest.raises(TimeLimitExceeded):
+            call(strike_soon)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    # The others know at once that the call is abandoned, and later that it has come back.
+    with pytest.raises(StorageCallError):
+        call(lambda: "not made")
+    resumed.set()
+    assert until_made(call) == "made"
+
+
+def until_made(call: StorageCalls) -> object:
     deadline = time.monotonic() + 20
     while True:
         try:
-            assert call(lambda: "made") == "made"
-            break
+            return call(lambda: "made")
         except StorageCallError:
             assert time.monotonic() < deadline
+
+
+def test_a_thread_that_never_started_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_thread: threading.Thread) -> None:
+        raise TimeLimitExceeded
+
+    call = StorageCalls()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(TimeLimitExceeded):
+            call(lambda: "not made")
+    assert call(lambda: threading.current_thread().name) == "alf-storage"
 
 
 def test_a_caller_makes_the_call_if_there_is_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
