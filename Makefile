@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test ecosystem requests-suite fuzz bench bench-fleet simulate servers servers-page lint types matrix dist docs diagram format clean
+.PHONY: run test ecosystem requests-suite fuzz bench bench-fleet simulate servers servers-page lint types matrix dist docs format clean
 
 run: .venv/demo.stamp  ## a token's life, shown against an embedded server
 	$(BIN)/python -m examples.demo
@@ -48,9 +48,6 @@ dist: .venv/dev.stamp  ## what goes to PyPI
 
 docs: .venv/docs.stamp  ## docs/_build/html; a warning is an error
 	$(BIN)/sphinx-build --quiet --fail-on-warning --builder html docs docs/_build/html
-
-diagram:  ## needs Graphviz
-	dot -Tsvg docs/workflow.dot -o docs/workflow.svg
 
 bench-fleet: .venv/test.stamp  ## token requests and Redis commands of 200 clients
 	$(BIN)/python -m benchmarks.fleet $(ARGS)

@@ -116,7 +116,7 @@ setup(
         "crypto": CRYPTO,
         "demo": DEMO,
         "dev": [*TEST, "mypy", "pyright[nodejs]", "ruff", "tox"],
-        "docs": ["furo", "sphinx"],
+        "docs": ["furo", "sphinx", "sphinx-copybutton"],
         "file": FILE,
         "fuzz": ["atheris"],
         "httpx": HTTPX,

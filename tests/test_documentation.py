@@ -6,6 +6,7 @@ Each runs in an interpreter of its own, as a reader would run it.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,17 @@ def test_an_example_runs(
     )
     assert done.returncode == 0, done.stderr
     assert tokens.requests or "proxies" in block
+
+
+def test_the_readme_names_pages_that_exist() -> None:
+    text = (ROOT / "README.rst").read_text(encoding="utf-8")
+    named = re.findall(r"``((?:docs|benchmarks)/\S+\.\w+|[A-Z]+\.rst)``", text)
+    assert len(named) > 12
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_readme_shows_one_way_to_import_first() -> None:
+    assert examples("README.rst")[0].startswith("from alf import Client\n")
 
 
 def test_the_tutorial_from_its_first_example_to_its_last(tmp_path: Path) -> None:

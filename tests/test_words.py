@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TEXTS = ["alf/*.py", "docs/*.rst", "docs/*.dot", "README.rst", "SECURITY.rst", "CHANGELOG.rst"]
+TEXTS = ["alf/*.py", "docs/*.rst", "docs/*.svg", "README.rst", "SECURITY.rst", "CHANGELOG.rst"]
 
 #: How many there may be. Lower it when you have rewritten some.
 MOST = 90
