@@ -53,6 +53,7 @@ TEST = [
     "dogpile.cache",
     "eventlet",
     "fastapi",
+    "freezegun",
     "Flask-Caching",
     "gevent",
     "greenlet",
@@ -76,6 +77,7 @@ TEST = [
     "requests-toolbelt",
     "responses",
     "setuptools>=69",
+    "time-machine>=2.13",
     "trustme",
     "twine",
     "valkey",
@@ -106,11 +108,15 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["alf", "alf.*"]),
+    py_modules=["_alf_pytest"],
     package_data={"alf": ["py.typed"]},
     python_requires=">=3.10",
     # What Ubuntu 22.04 has; urllib3 1.26.4 cannot be imported on Python 3.12.
     install_requires=["requests>=2.25.1", "urllib3>=1.26.5"],
-    entry_points={"console_scripts": ["alf = alf._cli:main"]},
+    entry_points={
+        "console_scripts": ["alf = alf._cli:main"],
+        "pytest11": ["alf = _alf_pytest"],
+    },
     extras_require={
         "bench": ["matplotlib"],
         "crypto": CRYPTO,

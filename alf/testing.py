@@ -1,32 +1,44 @@
-"""For tests of code that uses alf: a token endpoint in this process, and a Client without one.
+"""For tests of code that uses alf: a token endpoint and an API, and a Client without them.
 
->>> with FakeTokenEndpoint() as endpoint:
-...     client = Client(**endpoint.credentials)
-...     assert client.ensure_token().access_token == endpoint.granted[-1]
+>>> with FakeTokenEndpoint() as endpoint, FakeAPI(endpoint) as api:
+...     with Client(**endpoint.credentials) as client:
+...         assert client.get(api.url).status_code == 200
+...     assert len(endpoint.requests) == 1
 
-Nothing here is for production.
+Not for production.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import functools
-import json
 import secrets
-import sys
-import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote_plus
+from urllib.parse import parse_qs, unquote_plus, urlsplit
 
+from alf._fake_server import Answer, FakeServer, Request
+from alf._lifetimes import NEVER, Deadline
 from alf.client import Client
-from alf.tokens import Token
+from alf.tokens import Token, parse_expires_in
 
-__all__ = ["FakeTokenEndpoint", "StaticToken", "TokenRequest"]
+__all__ = ["FakeAPI", "FakeTokenEndpoint", "Request", "StaticToken", "TokenRequest"]
+
+_CLIENT_CREDENTIALS = "client_credentials"
+_JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+_TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+
+#: The grant types, and the parameters that each of them requires.
+_GRANT_TYPES = {
+    _CLIENT_CREDENTIALS: (),
+    _JWT_BEARER: ("assertion",),
+    _TOKEN_EXCHANGE: ("subject_token", "subject_token_type"),
+}
+
+_METADATA_PATHS = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
 
 
 @dataclass(frozen=True)
@@ -41,24 +53,27 @@ class TokenRequest:
     headers: Message
 
 
-@dataclass
-class _Answer:
-    status: int
-    payload: bytes
-    headers: Mapping[str, str]
-    times: float
+@dataclass(frozen=True)
+class _Grant:
+    client_id: str
+    token_type: str
+    dies_at: Deadline
 
 
-class FakeTokenEndpoint:
-    """A token endpoint (RFC 6749 §3.2) on a free port of loopback, for a ``with`` block.
+class FakeTokenEndpoint(FakeServer):
+    """An authorization server on a free port of loopback, for a ``with`` block.
 
-    Each request gets a new token. What may be changed at any time, from any thread:
+    It has a token endpoint (RFC 6749 §3.2), a revocation endpoint (RFC 7009) and metadata
+    (RFC 8414). Each token request gets a new token. A request that a real server would not
+    understand is an error here, too: another path, method, content type or grant type, or a
+    parameter that is missing. Everything may be changed at any time, from any thread.
 
-    :param expires_in: what the answers have as ``expires_in``, in seconds; ``None``: nothing.
+    :param expires_in: the ``expires_in`` of the answers, in seconds; ``None``: none.
     :param members: other members of the answers, such as ``scope``.
     :param client_id: the client that may have tokens.
-    :param client_secret: its secret. Who brings another id or secret, by Basic or in the form, is
-        refused as ``invalid_client``. Client assertions are not looked into.
+    :param client_secret: its secret. A request with another id or secret, by Basic or in the
+        form, is refused as ``invalid_client``. Client assertions, the assertion of a JWT bearer
+        grant, subject tokens and DPoP proofs are accepted without being verified.
     """
 
     def __init__(
@@ -69,56 +84,53 @@ class FakeTokenEndpoint:
         client_id: str = "client-id",
         client_secret: str = "client-secret",
     ) -> None:
+        super().__init__()
         self.expires_in = expires_in
         self.members = dict(members or {})
         self.client_id = client_id
         self.client_secret = client_secret
-        #: The requests so far, refused ones included.
+        #: The token requests so far, refused ones included.
         self.requests: list[TokenRequest] = []
         #: The access tokens granted so far.
         self.granted: list[str] = []
+        self._other_clients: dict[str, str] = {}
+        self._grants: dict[str, _Grant] = {}
         self._revoked: set[str] = set()
-        self._answer: _Answer | None = None
-        self._lock = threading.Lock()
-        self._is_open = threading.Event()
-        self._is_open.set()
-        self._server: _Server | None = None
-
-    def __enter__(self) -> FakeTokenEndpoint:
-        self._server = _Server(("127.0.0.1", 0), functools.partial(_Handler, self))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._is_open.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
     @property
     def url(self) -> str:
-        """The URL of the endpoint; after the ``with`` block nobody answers there.
+        """The URL of the token endpoint; after the ``with`` block connections are refused.
 
         :raises RuntimeError: the block has not begun.
         """
-        if self._server is None:
-            message = "a FakeTokenEndpoint has a URL within its with block"
-            raise RuntimeError(message)
-        return f"http://127.0.0.1:{self._server.server_port}/token"
+        return f"{self._origin}/token"
 
     @property
-    def credentials(self) -> dict[str, str]:
-        """The keyword arguments that make a Client of this endpoint."""
-        return {
-            "token_endpoint": self.url,
-            "client_id": self.client_id,
-            "client_secret": self.client_secret,
-        }
+    def revocation_url(self) -> str:
+        """The URL of the revocation endpoint."""
+        return f"{self._origin}/revoke"
+
+    @property
+    def issuer(self) -> str:
+        """The issuer, whose metadata name both endpoints: ``Client(issuer=endpoint.issuer, …)``."""
+        return self._origin
+
+    @property
+    def credentials(self) -> dict[str, Any]:
+        """The keyword arguments of a Client for this endpoint."""
+        return self._credentials(self.client_id, self.client_secret)
+
+    def add_client(self, client_id: str, client_secret: str = "client-secret") -> dict[str, Any]:
+        """Let one more client have tokens.
+
+        :returns: its :attr:`credentials`.
+        """
+        with self._lock:
+            self._other_clients[client_id] = client_secret
+        return self._credentials(client_id, client_secret)
 
     def refuse(self, error: str = "invalid_client", *, times: int | None = None) -> None:
-        """Answer with an error as RFC 6749 §5.2 has it.
+        """Answer token requests with an error response (RFC 6749 §5.2).
 
         :param error: its code.
         :param times: how often; ``None``: until :meth:`grant`.
@@ -130,122 +142,200 @@ class FakeTokenEndpoint:
         """Answer with a status and an empty body; ``times`` as in :meth:`refuse`."""
         self.answer(status, times=times)
 
-    def answer(
-        self,
-        status: int,
-        body: Any = b"",
-        headers: Mapping[str, str] | None = None,
-        *,
-        times: int | None = None,
-    ) -> None:
-        """Answer with what is given; ``times`` as in :meth:`refuse`.
-
-        :param status: the status.
-        :param body: ``bytes``, or what becomes JSON.
-        :param headers: such as ``{"Retry-After": "60"}``.
-        """
-        is_json = not isinstance(body, bytes)
-        payload = json.dumps(body).encode() if is_json else body
-        kind = {"Content-Type": "application/json" if is_json else "text/plain"}
-        count = float("inf") if times is None else times
-        with self._lock:
-            self._answer = _Answer(status, payload, {**kind, **(headers or {})}, count)
-
     def grant(self) -> None:
         """Grant tokens again."""
-        with self._lock:
-            self._answer = None
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Within the ``with`` block requests come in and are not answered before its end."""
-        self._is_open.clear()
-        try:
-            yield
-        finally:
-            self._is_open.set()
+        self.answer(200, times=0)
 
     def revoke(self, access_token: str | None = None) -> None:
-        """Have a token count as revoked; by default all that were granted so far."""
+        """Revoke a token; by default all that were granted so far."""
         with self._lock:
             self._revoked.update(self.granted if access_token is None else [access_token])
 
     def accepts(self, authorization: str | None) -> bool:
-        """Whether an API should let a request with this ``Authorization`` header in.
+        """Whether an API should accept a request with this ``Authorization`` header.
 
-        It should if the header carries a token that was granted here and not revoked since; its
-        age is not looked at.
+        It should if the header has a token that was granted here, has neither expired nor been
+        revoked, and is sent with the scheme of its type.
         """
-        token = (authorization or "").partition(" ")[2]
+        scheme, _, access_token = (authorization or "").partition(" ")
         with self._lock:
-            return token in self.granted and token not in self._revoked
+            grant = self._grants.get(access_token)
+            return (
+                grant is not None
+                and access_token not in self._revoked
+                and not grant.dies_at.has_passed(time)
+                and scheme.lower() == grant.token_type
+            )
 
-    def _reply(self, request: TokenRequest) -> _Answer:
+    def _credentials(self, client_id: str, client_secret: str) -> dict[str, Any]:
+        return {
+            "token_endpoint": self.url,
+            "revocation_endpoint": self.revocation_url,
+            "client_id": client_id,
+            "client_secret": client_secret,
+        }
+
+    def _record(self, request: Request) -> None:
+        if (request.method, request.path.partition("?")[0]) == ("POST", "/token"):
+            with self._lock:
+                self.requests.append(TokenRequest(_form(request), request.headers))
+
+    def _reply(self, request: Request) -> Answer:
+        path = urlsplit(request.path).path
+        if path in _METADATA_PATHS:
+            return self._metadata() if request.method == "GET" else _not_allowed("GET")
+        if path not in ("/token", "/revoke"):
+            return Answer(404, f"The paths here are /token and /revoke, not {path}.\n".encode())
+        if request.method != "POST":
+            return _not_allowed("POST")
+        if path == "/token" and (scripted := self._scripted()) is not None:
+            return scripted
+        if request.headers.get_content_type() != "application/x-www-form-urlencoded":
+            return _error("invalid_request", "expected application/x-www-form-urlencoded")
+        form = _form(request)
+        return self._token(request, form) if path == "/token" else self._revocation(request, form)
+
+    def _metadata(self) -> Answer:
+        return Answer(
+            200,
+            {
+                "issuer": self.issuer,
+                "token_endpoint": self.url,
+                "revocation_endpoint": self.revocation_url,
+                "grant_types_supported": list(_GRANT_TYPES),
+                "response_types_supported": [],
+                "token_endpoint_auth_methods_supported": [
+                    "client_secret_basic",
+                    "client_secret_post",
+                    "client_secret_jwt",
+                    "private_key_jwt",
+                ],
+            },
+        )
+
+    def _token(self, request: Request, form: Mapping[str, list[str]]) -> Answer:
+        grant_type = form.get("grant_type", [""])[0]
+        if not grant_type:
+            return _error("invalid_request", "grant_type is missing")
+        if grant_type not in _GRANT_TYPES:
+            return _error("unsupported_grant_type", f"expected one of {', '.join(_GRANT_TYPES)}")
+        client_id = self._client(request, form)
+        if client_id is None:
+            return _error("invalid_client", "another client_id or client_secret was expected")
+        missing = [name for name in _GRANT_TYPES[grant_type] if not form.get(name)]
+        if missing:
+            return _error("invalid_request", f"missing: {', '.join(missing)}")
+        return Answer(200, self._new_token(client_id, grant_type, "DPoP" in request.headers))
+
+    def _new_token(self, client_id: str, grant_type: str, is_bound: bool) -> dict[str, Any]:
+        lifetime = parse_expires_in(self.expires_in)
+        now = Deadline(time.monotonic(), time.time())
+        dies_at = NEVER if lifetime is None else now + lifetime
         with self._lock:
-            self.requests.append(request)
-        self._is_open.wait()
-        with self._lock:
-            answer = self._answer
-            if answer is not None and answer.times > 0:
-                answer.times -= 1
-                return answer
-            if not self._knows(request):
-                payload = json.dumps({"error": "invalid_client"}).encode()
-                return _Answer(401, payload, {"WWW-Authenticate": "Basic"}, 1)
-            self.granted.append(f"token-{len(self.granted) + 1}-{secrets.token_urlsafe(12)}")
-            members = {"access_token": self.granted[-1], "token_type": "Bearer", **self.members}
+            members: dict[str, Any] = {
+                "access_token": f"token-{len(self.granted) + 1}-{secrets.token_urlsafe(12)}",
+                "token_type": "DPoP" if is_bound else "Bearer",
+            }
+            if grant_type == _TOKEN_EXCHANGE:
+                members["issued_token_type"] = "urn:ietf:params:oauth:token-type:access_token"
             if self.expires_in is not None:
                 members["expires_in"] = self.expires_in
-        return _Answer(200, json.dumps(members).encode(), {"Content-Type": "application/json"}, 1)
+            members.update(self.members)
+            self.granted.append(members["access_token"])
+            scheme = "dpop" if str(members["token_type"]).lower() == "dpop" else "bearer"
+            self._grants[members["access_token"]] = _Grant(client_id, scheme, dies_at)
+        return members
 
-    def _knows(self, request: TokenRequest) -> bool:
-        """Whether it comes from the client: by Basic, by the form, or by an assertion."""
+    def _revocation(self, request: Request, form: Mapping[str, list[str]]) -> Answer:
+        """Revoke a token of the client; any other token counts as revoked (RFC 7009 §2.2)."""
+        client_id = self._client(request, form)
+        if client_id is None:
+            return _error("invalid_client", "another client_id or client_secret was expected")
+        if not form.get("token"):
+            return _error("invalid_request", "missing: token")
+        (access_token, *_) = form["token"]
+        with self._lock:
+            grant = self._grants.get(access_token)
+        if grant is not None:
+            if grant.client_id != client_id:
+                return _error("unauthorized_client", "the token is another client's")
+            self.revoke(access_token)
+        return Answer()
+
+    def _client(self, request: Request, form: Mapping[str, list[str]]) -> str | None:
+        """Which client the request comes from: by Basic, by the form, or by an assertion."""
         scheme, _, credentials = (request.headers["Authorization"] or "").partition(" ")
-        if scheme == "Basic":
-            pair = base64.b64decode(credentials).decode().partition(":")
-            given = [unquote_plus(pair[0]), unquote_plus(pair[2])]
-            return given == [self.client_id, self.client_secret]
-        if "client_assertion" in request.form:
-            return True
-        given = [request.form.get(name, [""])[0] for name in ("client_id", "client_secret")]
-        return given == [self.client_id, self.client_secret]
+        client_id, secret = (form.get(name, [""])[0] for name in ("client_id", "client_secret"))
+        if scheme.lower() == "basic":
+            client_id, secret = _basic_credentials(credentials)
+        with self._lock:
+            clients = {**self._other_clients, self.client_id: self.client_secret}
+        if "client_assertion" in form:
+            return client_id or self.client_id
+        if "assertion" in form and not (scheme or client_id):  # optional, by RFC 7523 §3.1
+            return self.client_id
+        return client_id if clients.get(client_id) == secret else None
 
 
-class _Server(ThreadingHTTPServer):
-    #: Closing waits for the threads: none outlives the `with` block.
-    daemon_threads = False
+class FakeAPI(FakeServer):
+    """An API on a free port of loopback that accepts only live tokens, for a ``with`` block.
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that does not wait for its answer is part of many a test.
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
+    Any path and method is answered with 200 and an empty JSON object, or with what
+    :meth:`answer` was given; without a live token, with 401 (RFC 6750 §3).
 
+    :param endpoint: the endpoint that grants the tokens.
+    """
 
-class _Handler(BaseHTTPRequestHandler):
-    #: Seconds to wait for what the client does not send.
-    timeout = 10
-
-    def __init__(self, endpoint: FakeTokenEndpoint, *arguments: Any) -> None:
+    def __init__(self, endpoint: FakeTokenEndpoint) -> None:
+        super().__init__()
         self._endpoint = endpoint
-        super().__init__(*arguments)
+        #: The requests so far, refused ones included.
+        self.requests: list[Request] = []
 
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
-        form = parse_qs(body, keep_blank_values=True)
-        answer = self._endpoint._reply(TokenRequest(form, self.headers))
-        self.send_response(answer.status)
-        for name, value in answer.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(answer.payload)))
-        self.end_headers()
-        self.wfile.write(answer.payload)
+    @property
+    def url(self) -> str:
+        """Its URL, without a slash at the end.
 
-    def log_message(self, *_: Any, **__: Any) -> None:
-        """Tests have their own output."""
+        :raises RuntimeError: the block has not begun.
+        """
+        return self._origin
+
+    def _record(self, request: Request) -> None:
+        with self._lock:
+            self.requests.append(request)
+
+    def _reply(self, request: Request) -> Answer:
+        authorization = request.headers["Authorization"]
+        if not self._endpoint.accepts(authorization):
+            challenge = 'Bearer error="invalid_token"' if authorization else "Bearer"
+            return Answer(401, {"error": "invalid_token"}, {"WWW-Authenticate": challenge})
+        return self._scripted() or Answer(200, {})
+
+
+def _form(request: Request) -> dict[str, list[str]]:
+    return parse_qs(request.body.decode(errors="replace"), keep_blank_values=True)
+
+
+def _error(code: str, description: str) -> Answer:
+    headers = {"WWW-Authenticate": "Basic"} if code == "invalid_client" else {}
+    status = 401 if code == "invalid_client" else 400
+    return Answer(status, {"error": code, "error_description": description}, headers)
+
+
+def _not_allowed(allowed: str) -> Answer:
+    return Answer(405, f"The method here is {allowed}.\n".encode(), {"Allow": allowed})
+
+
+def _basic_credentials(encoded: str) -> tuple[str, str]:
+    try:
+        client_id, _, secret = base64.b64decode(encoded).decode().partition(":")
+    except ValueError:
+        return "", ""
+    return unquote_plus(client_id), unquote_plus(secret)
 
 
 class _Static:
-    """A token manager that has one token for ever."""
+    """A token manager that always has the same token."""
 
     def __init__(self, access_token: str, **_: Any) -> None:
         self._access_token = Token(access_token).access_token
@@ -258,17 +348,17 @@ class _Static:
 
 
 class StaticToken(Client):
-    """A Client that has this token and asks nobody for one.
+    """A Client that has this token and requests none.
 
-    Its calls are made as ever: over the network, or to what a library such as ``responses`` has
-    in its place. A 401 is handed back at once.
+    Its calls go over the network, or to the mock that a library such as ``responses`` puts in its
+    place. A 401 is returned at once.
 
     >>> client = StaticToken("a-token")
 
     :param access_token: the token.
-    :param options: what a :class:`~alf.Client` takes; without any use, but for ``token_hosts``
-        and the check of their names, so that this class can take a Client's place.
-    :raises ValueError: ``access_token`` is no token that a header can carry.
+    :param options: a :class:`~alf.Client`'s arguments, so that this class can take its place.
+        Their names are checked; only ``token_hosts`` has an effect.
+    :raises ValueError: ``access_token`` cannot be sent in a header.
     """
 
     __attrs__: list[str] = [*Client.__attrs__, "token_manager_class"]  # noqa: RUF012

@@ -92,7 +92,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     package = [str(path.relative_to(ROOT)) for path in (ROOT / "alf").rglob("*.py")]
-    assert sorted(names) == sorted([*package, "alf/py.typed"])
+    assert sorted(names) == sorted([*package, "alf/py.typed", "_alf_pytest.py"])
 
 
 def test_the_sdist_holds_the_tests_and_the_documentation(distributions: Path) -> None:
@@ -164,6 +164,18 @@ def test_the_command_is_installed(
         cwd=tmp_path,
     )
     assert printed == "token-1\n"
+
+
+def test_pytest_finds_the_fixtures(wheel: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "installed"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder]
+    run(*pip, wheel, cwd=tmp_path)
+    (tmp_path / "conftest.py").write_text("import sys; assert 'alf' not in sys.modules")
+    (tmp_path / "test_it.py").write_text(
+        "def test(alf_client, alf_api): assert alf_client.get(alf_api.url).ok"
+    )
+    code = f"import sys, pytest; sys.path.insert(0, {str(folder)!r}); sys.exit(pytest.main())"
+    assert "1 passed" in run(sys.executable, "-c", code, cwd=tmp_path)
 
 
 def test_every_module_can_be_imported_without_extras(installed: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from requests.adapters import HTTPAdapter
 from typing_extensions import assert_type
 
 from alf import BearerTokenAuth, Client, NoAuth, Token, TokenError, TokenManager
-from alf.testing import FakeTokenEndpoint, StaticToken
+from alf.testing import FakeAPI, FakeTokenEndpoint, StaticToken
 
 
 class ReportsClient(Client):
@@ -68,6 +68,8 @@ with ReportsClient.from_env() as entered:
 with FakeTokenEndpoint() as endpoint:
     assert_type(endpoint, FakeTokenEndpoint)
     assert_type(endpoint.granted, list[str])
+    with FakeAPI(endpoint) as api, Client(**endpoint.credentials, dpop=True) as client:
+        assert_type(api, FakeAPI)
 
 # As auth= of any Session.
 session.get("https://api.example.com/", auth=BearerTokenAuth("a-token", hosts=["a"]))
