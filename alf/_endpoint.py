@@ -14,6 +14,7 @@ import requests
 from urllib3.util.retry import Retry
 
 from alf._answers import find_error, read_members
+from alf._auth_choice import choose_client_auth
 from alf._certificates import thumbprint
 from alf._clocks import Clock
 from alf._discovery import Discovery, Metadata
@@ -24,7 +25,7 @@ from alf._texts import check_utf8
 from alf._time_limits import DEFAULT_TIMEOUT, TimeLimit, Timeout
 from alf._transport import Exchange, Transport, urllib3_error
 from alf._urls import shown_misfit, shown_url
-from alf.client_auth import ClientAuth, Credentials, choose_client_auth
+from alf.client_auth import ClientAuth, Credentials
 from alf.dpop import DPoPKey, endpoint_asks_for_nonce
 from alf.tokens import Token, TokenError
 

@@ -144,6 +144,17 @@ def _parse_key_file(text: str) -> Any:
     return PrivateKeyJWT(key=_read_text(text))
 
 
+def _parse_assertion_file(text: str) -> Any:
+    from alf.client_auth import ClientAssertion
+
+    client_auth = ClientAssertion(text)
+    if text == "-":
+        message = "expected the path of a file, which is read for every token request"
+        raise ValueError(message)
+    _read_text(text)  # raises now if something is wrong with the file
+    return client_auth
+
+
 def _parse_secret_file(text: str) -> str | Callable[[], str]:
     secret = _read_text(text)  # raises now if something is wrong with the file
     if text != "-":
@@ -196,6 +207,12 @@ SETTINGS = (
         "private_key_file",
         "path of the key for private_key_jwt, PEM or JWK",
         _parse_key_file,
+        argument="client_auth",
+    ),
+    Setting(
+        "client_assertion_file",
+        "path of a file with an assertion of another issuer, read for each token request",
+        _parse_assertion_file,
         argument="client_auth",
     ),
     Setting("scope", "the scope to request, blanks between the names"),

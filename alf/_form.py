@@ -58,6 +58,8 @@ def token_form(
     for name, _ in extra:
         if name in signed:
             message = f"token_params must not hold {name}: client_auth is what sends it"
+            if name.startswith("client_assertion"):
+                message += ", such as alf.client_auth.ClientAssertion"
             raise ValueError(message)
         if name in given:
             message = f"{name} is given twice: as an argument and in token_params"

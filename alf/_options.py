@@ -16,6 +16,7 @@ from typing import Any, Literal
 import requests
 from urllib3.util.retry import Retry
 
+from alf._auth_choice import as_client_auth
 from alf._certificates import check_cert
 from alf._clocks import Clock
 from alf._discovery import check_issuer
@@ -29,7 +30,7 @@ from alf._texts import check_text, without_line_break
 from alf._token_storage import TokenStorage
 from alf._transport import Session
 from alf._urls import bare_url
-from alf.client_auth import ClientAuth, Credentials, as_client_auth
+from alf.client_auth import ClientAuth, Credentials
 from alf.dpop import as_dpop_key
 from alf.events import Event
 

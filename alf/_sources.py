@@ -16,8 +16,8 @@ from alf.tokens import TokenError
 
 __all__ = ["Source"]
 
-#: Seconds after which a file that is missing or empty is read again: it may just be replaced.
-_ROTATION_PAUSE = 0.1
+#: Seconds after which a file without a token is read again: somebody may just be replacing it.
+_ROTATION_PAUSES = (0.01, 0.1, 0.3)
 
 #: What a callable may be told: each parameter that it requires must have one of these names.
 _FACTS = ("audience", "client_id")
@@ -86,7 +86,7 @@ class Source:
         if not token:
             message = f"{self._name}: {place} is empty, expected a token"
             raise TokenError(message)
-        if not _VISIBLE.fullmatch(token) or (self._is_jwt and not _JWT.fullmatch(token)):
+        if not self._is_valid(token):
             expected = "a JWT" if self._is_jwt else "a token without blanks and control characters"
             message = f"{self._name}: {place} is not a valid token, expected {expected}"
             raise TokenError(message)
@@ -105,11 +105,16 @@ class Source:
             raise TokenError(message)
         return Secret(token.strip())
 
+    def _is_valid(self, token: str) -> bool:
+        return (_JWT if self._is_jwt else _VISIBLE).fullmatch(token) is not None
+
     def _read_file(self) -> Secret:
-        """What is in the file. A moment without it, or with nothing in it, is a rotation."""
+        """What is in the file, which may be missing, empty or incomplete while it is replaced."""
         token = self._try_file()
-        if not token:
-            time.sleep(_ROTATION_PAUSE)
+        for pause in _ROTATION_PAUSES:
+            if token is not None and self._is_valid(token):
+                break
+            time.sleep(pause)
             token = self._try_file()
         if token is None:
             message = f"{self._name}: the file {self._place} does not exist"

@@ -102,7 +102,8 @@ class Client(requests.Session):
     :param client_auth: how the client authenticates (RFC 6749 §2.3): ``"client_secret_basic"``
         (default), ``"client_secret_post"``, ``"client_secret_jwt"``, ``"tls_client_auth"``,
         ``"none"``, an object of :mod:`alf.client_auth` such as
-        :class:`~alf.client_auth.PrivateKeyJWT`, or what requests takes as ``auth``: a pair, a
+        :class:`~alf.client_auth.PrivateKeyJWT` or
+        :class:`~alf.client_auth.ClientAssertion`, or what requests takes as ``auth``: a pair, a
         callable.
     :param scope: the scope to request: a string, or a sequence of names (RFC 6749 §3.3).
     :param audience: the API that the token is for, if the server expects this parameter.
@@ -247,8 +248,9 @@ class Client(requests.Session):
         (``yes``), ``TOKEN_TIMEOUT``, ``TOKEN_RETRY`` (how often, on 429, 500, 502, 503 and 504,
         too), ``TOKEN_SETTLE_TIME``, ``TOKEN_HOSTS`` (commas between), ``TOKEN_STORAGE`` (``file``)
         and ``REVOCATION_ENDPOINT``; besides, ``CLIENT_SECRET_FILE``, the path of a file that the
-        secret is read from at each token request, and ``PRIVATE_KEY_FILE``, the path of the key
-        (PEM or JWK) for ``private_key_jwt``.
+        secret is read from at each token request, ``PRIVATE_KEY_FILE``, the path of the key (PEM
+        or JWK) for ``private_key_jwt``, and ``CLIENT_ASSERTION_FILE``, the path of a file with an
+        assertion that somebody else issues, read at each token request.
 
         :param prefix: what the variables' names begin with.
         :param overrides: arguments of the Client that take the place of variables.

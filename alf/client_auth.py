@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import requests
 
@@ -19,7 +20,7 @@ from alf._answers import find_error
 from alf._assertions import Assertion
 from alf._discovery import check_issuer
 from alf._jose import SigningKey, hmac_signer
-from alf._redaction import masked_key
+from alf._redaction import masked, masked_key
 from alf._signing import (
     Basic,
     ClientAuth,
@@ -31,8 +32,11 @@ from alf._signing import (
     is_refused,
     with_secret,
 )
+from alf._sources import Source
+from alf._texts import check_text
 
 __all__ = [
+    "ClientAssertion",
     "ClientAuth",
     "ClientSecretBasic",
     "ClientSecretJWT",
@@ -47,6 +51,11 @@ logger = logging.getLogger("alf")
 
 #: The type of an assertion that is a JWT (RFC 7523 §2.2).
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+#: The parameters of the form that hold an assertion.
+ASSERTION_PARAMS = ("client_id", "client_assertion", "client_assertion_type")
+
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+")
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -141,7 +150,7 @@ class TLSClientAuth(NoClientAuth):
 class _AssertionAuth(ClientAuth):
     """A JWT that says who the client is, signed anew for each try (RFC 7523 §2.2)."""
 
-    params = ("client_id", "client_assertion", "client_assertion_type")
+    params = ASSERTION_PARAMS
 
     def __init__(self, issuer: str | None, assertion: Assertion) -> None:
         self._issuer = None if issuer is None else check_issuer(issuer)
@@ -300,102 +309,60 @@ class PrivateKeyJWT(_AssertionAuth):
         return (yield self._assert(credentials, self._key.sign))
 
 
-class OtherClientAuth(ClientAuth):
-    """What requests takes as ``auth=``, in the user's hands."""
+class ClientAssertion(ClientAuth):
+    """An assertion that somebody else issues, such as a workload's identity (RFC 7521 §4.2).
 
-    params = ()
+    >>> client_auth = ClientAssertion("/var/run/secrets/tokens/token")
 
-    def __init__(self, sign: Sign) -> None:
-        self._sign = sign
-        self.method = getattr(sign, "__qualname__", type(sign).__qualname__)
+    It is read anew for every token request, and sent as it is. Nothing has to be installed.
+
+    :param source: the path of a file with the assertion, which may be replaced at any time; or a
+        callable that returns it. The callable gets ``audience`` (the issuer, or the token
+        endpoint) and ``client_id`` if it has required parameters of these names. With a
+        ``token_storage`` it needs an attribute ``identity``, a str that tells whose tokens these
+        are, or the Client a ``token_storage_key``.
+    :param assertion_type: the ``client_assertion_type``, a URI: by default that of a JWT.
+    :raises TypeError: an argument is of the wrong type, or the callable requires other parameters.
+    :raises ValueError: the source is the assertion itself, or the type is not a URI.
+
+    A token request without a usable assertion is a :class:`~alf.TokenError`. It names the file and
+    does not show its content.
+    """
+
+    method = "client_assertion"
+    params = ASSERTION_PARAMS
+
+    def __init__(self, source: Any, *, assertion_type: str = JWT_BEARER) -> None:
+        # Error reports show local variables, and a str may be the assertion itself.
+        source = masked(source)
+        assertion_type = check_text("assertion_type", assertion_type)
+        if not _URI.fullmatch(assertion_type):
+            message = f"assertion_type must be an absolute URI, got {assertion_type!r}"
+            raise ValueError(message)
+        self._type = assertion_type
+        self._source = Source(source, is_jwt="saml" not in assertion_type)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({getattr(self, '_source', '')!r})"
 
     @property
     def identity(self) -> str | None:
-        """The method, and as whom it authenticates the client."""
-        for name in ("identity", "username"):  # of the user's own, and requests' HTTPBasicAuth
-            value = getattr(self._sign, name, None)
-            if isinstance(value, bytes):
-                value = value.decode("latin-1")
-            if isinstance(value, str):
-                return f"{self.method}:{value}"
-        return None
+        """The method and the source: a path, or what the callable calls itself."""
+        identity = self._source.identity
+        return None if identity is None else f"{self.method}:{identity}"
 
     def flow(self, credentials: Credentials, url: str, now: float) -> Flow:
-        del credentials, url, now
-        return (yield self._sign)
+        del url, now
+        assertion = self._read(credentials)
+        response = yield _in_form(credentials, self._type, assertion)
+        if self._source.is_file and is_refused(response):
+            fresh = self._read(credentials)
+            if fresh != assertion:  # replaced meanwhile
+                response = yield _in_form(credentials, self._type, fresh)
+        return response
 
-
-_METHODS: dict[str, Callable[[], ClientAuth]] = {
-    auth.method: auth
-    for auth in (
-        ClientSecretBasic,
-        ClientSecretPost,
-        ClientSecretJWT,
-        TLSClientAuth,
-        NoClientAuth,
-    )
-}
-
-
-def as_client_auth(client_auth: Any, client_secret: object) -> ClientAuth:
-    """The way that is meant by the name of a method, a ClientAuth, or an auth of requests.
-
-    ``None`` means Basic.
-
-    :raises TypeError: it is something else, or the secret is missing, or is given without use.
-    :raises ValueError: there is no method of this name.
-    """
-    if client_auth is None:
-        client_auth = ClientSecretBasic.method
-    is_class = isinstance(client_auth, type)
-    if client_auth == PrivateKeyJWT.method:
-        message = (
-            f"client_auth {client_auth!r} needs a key: "
-            "give client_auth=alf.client_auth.PrivateKeyJWT(key=...)"
-        )
-        raise TypeError(message)
-    if isinstance(client_auth, str):
-        if client_auth not in _METHODS:
-            message = f"client_auth must be one of {', '.join(_METHODS)}, got {client_auth!r}"
-            raise ValueError(message)
-        auth = _METHODS[client_auth]()
-    elif isinstance(client_auth, ClientAuth):
-        auth = client_auth
-    elif (
-        isinstance(client_auth, tuple)
-        and len(client_auth) == 2
-        and all(isinstance(part, str) for part in client_auth)
-    ):
-        auth = OtherClientAuth(Basic(client_auth[0], client_auth[1], is_raw=True))
-    elif callable(client_auth) and not is_class:
-        auth = OtherClientAuth(cast("Sign", client_auth))
-    else:
-        message = (
-            "client_auth must be the name of a method, an object of alf.client_auth or what "
-            f"requests takes as auth, got {client_auth if is_class else type(client_auth).__name__}"
-        )
-        raise TypeError(message)
-    if auth.has_secret and client_secret is None:
-        message = f"client_secret is missing: client_auth {auth.method!r} needs it"
-        raise TypeError(message)
-    if not auth.has_secret and client_secret is not None:
-        message = f"client_secret is given, and client_auth {auth.method!r} has no use for it"
-        raise TypeError(message)
-    return auth
-
-
-def choose_client_auth(methods: Collection[str], *, has_secret: bool) -> ClientAuth | None:
-    """The method that fits what the server takes and the client has; ``None`` if nothing fits.
-
-    A client is registered for one, which is Basic where nothing else was said (RFC 7591 §2): so
-    that comes first.
-    """
-    ways: dict[str, Callable[[], ClientAuth]]
-    if has_secret:
-        ways = {way.method: way for way in (ClientSecretBasic, ClientSecretPost, ClientSecretJWT)}
-    else:
-        ways = dict.fromkeys((TLSClientAuth.method, "self_signed_tls_client_auth"), TLSClientAuth)
-    return next((way() for method, way in ways.items() if method in methods), None)
+    def _read(self, credentials: Credentials) -> str:
+        return self._source.read(audience=credentials.audience, client_id=credentials.client_id)
 
 
 def _in_form(credentials: Credentials, kind: str, assertion: str) -> InForm:

@@ -553,6 +553,7 @@ def test_an_environment_that_is_wrong_shows_no_secret_in_local_variables(
         "RESOURCE": "top-secret",
         "TOKEN_CERT": "top-secret",
         "PRIVATE_KEY_FILE": "top-secret",
+        "CLIENT_ASSERTION_FILE": "top-secret",
         "CLIENT_SECRET_FILE": "top-secret",
     }.items():
         with monkeypatch.context() as patch:
