@@ -187,20 +187,21 @@ class SingleFlight(Generic[T]):
         The flight becomes the current one in here: from the first moment that others can see it
         they also see that it runs.
         """
-        with self._lock:
-            current, other = self.current, self._flight
-            if current is not None and wanted(current, False):
-                flight.value = current
-                return
-            if other is not reserved:
-                if reserved is not None:
-                    return  # another caller did not wait for this thread, and leads instead
-                if other is not None and other.is_running and not other.is_overdue:
-                    others.append(other)
-                    return
-            self._flight = flight
+        # First of all: a signal handler that comes next must not wait for what it has interrupted.
         context = _led.set((*_led.get(), flight))
         try:
+            with self._lock:
+                current, other = self.current, self._flight
+                if current is not None and wanted(current, False):
+                    flight.value = current
+                    return
+                if other is not reserved:
+                    if reserved is not None:
+                        return  # another caller did not wait for this thread, and leads instead
+                    if other is not None and other.is_running and not other.is_overdue:
+                        others.append(other)
+                        return
+                self._flight = flight
             self._land(flight, make(lambda value: self._land(flight, value)))
         except Exception as error:
             if isinstance(error, self._shared_errors):

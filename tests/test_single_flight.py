@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -143,7 +144,11 @@ class Shelf(dict[str, Any]):
 ALF = str(Path(alf.__file__).parent) + os.sep
 
 
-def steps(client: Client, api: Api, stop_at: int) -> int:
+def interrupt() -> None:
+    raise Interrupt
+
+
+def steps(client: Client, api: Api, stop_at: int, strike: Callable[[], object] = interrupt) -> int:
     """Make a call with an interrupt at one of alf's steps; how many steps there were.
 
     CPython raises a signal handler's exception at calls, ends of loops and returns, clean-up code
@@ -157,7 +162,7 @@ def steps(client: Client, api: Api, stop_at: int) -> int:
             return None
         count += 1
         if count == stop_at:
-            raise Interrupt
+            strike()
         return trace
 
     sys.settrace(trace)
@@ -216,6 +221,49 @@ def test_an_interrupt_at_any_step_strands_nobody(
         gc.collect()
     finally:
         sys.settrace(before)
+
+
+@pytest.mark.parametrize("storage", [None, dict])
+@pytest.mark.parametrize("state", ["cold", "revoked"])
+def test_a_call_from_within_at_any_step_never_hangs(
+    make_client: MakeClient,
+    tokens: TokenServer,
+    api: Api,
+    state: str,
+    storage: Callable[[], Any] | None,
+) -> None:
+    """Signal handlers and finalizers come between any two steps, and may use the Client."""
+
+    def prepare() -> Client:
+        client = make_client(token_storage=storage and storage())
+        if state != "cold":
+            client.get(api.url)
+            tokens.alive.clear()
+        return client
+
+    results: list[object] = []
+
+    def call(client: Client) -> None:
+        trace = sys.gettrace()
+        sys.settrace(None)
+        try:
+            results.append(client.get(api.url).status_code)
+        except RuntimeError as error:
+            results.append("needs a token of the same client" in str(error))
+        finally:
+            sys.settrace(trace)
+
+    before = sys.gettrace()
+    try:
+        total = steps(prepare(), api, 0)
+        for stop_at in range(1, total, max(1, total // 60)):
+            client = prepare()
+            steps(client, api, stop_at, partial(call, client))
+            assert client.get(api.url).status_code == 200
+            client.close()
+    finally:
+        sys.settrace(before)
+    assert set(results) == {200, True}
 
 
 REAL_SIGNALS = """
