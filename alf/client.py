@@ -562,8 +562,10 @@ class Client(requests.Session):
 
     def _hooks_of(self, request: requests.PreparedRequest) -> tuple[list[Any], _Watch | None]:
         """The caller's own response hooks; the watch of the call that this is a redirect of."""
-        hooks = request.hooks.get("response") or []
+        hooks = request.hooks.get("response")
         own: list[Any] = []
+        if not hooks:
+            return own, None
         watch = None
         for hook in [hooks] if callable(hooks) else hooks:
             if isinstance(hook, _Watch):
@@ -694,6 +696,11 @@ class _Watch:
     call. A request that is pickled meanwhile takes the caller's hooks along only.
     """
 
+    __slots__ = (
+        *("_body", "_client", "_outer"),
+        *("error", "has_run", "hooks", "is_refused", "request", "settings"),
+    )
+
     def __init__(self, client: Client, hooks: list[Any], outer: _Watch | None = None) -> None:
         self._client = client
         self._outer = outer
@@ -721,6 +728,8 @@ class _Watch:
         self.settings = settings
         self.is_refused = self._client._token_auth.is_refused(response)
         if not self.is_refused:
+            if not self.hooks:
+                return response
             return dispatch_hook("response", {"response": self.hooks}, response, **settings)
         if response.is_redirect:
             response._refused_by_alf = True  # type: ignore[attr-defined]
