@@ -58,6 +58,7 @@ class Locking(Plain):
         class Lock:
             def acquire(self, blocking: bool) -> bool:
                 if name in storage.held:
+                    assert not blocking, "a caller would hang for as long as another holds it"
                     return False
                 storage.held.add(name)
                 storage.taken.append((name, timeout))

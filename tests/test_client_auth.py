@@ -9,6 +9,7 @@ import logging
 import pickle
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -983,6 +984,21 @@ def test_a_callable_travels_with_the_client(make_client: MakeClient, tokens: Tok
         with clone:
             clone.renew_token()
     assert [basic(request)[1] for request in tokens.requests] == ["from-the-vault"] * 2
+
+
+def test_a_copy_of_a_key_shares_what_signs(make_client: MakeClient, tokens: TokenServer) -> None:
+    class Vault:
+        def __init__(self) -> None:
+            self.lock = threading.Lock()  # cannot be copied
+
+        def sign(self, signing_input: bytes) -> bytes:
+            with self.lock:
+                signature: bytes = jwt.get_algorithm_by_name("ES256").sign(signing_input, EC_KEY)
+                return signature
+
+    key = PrivateKeyJWT(key=Vault().sign, algorithm="ES256")
+    make_client(client_auth=copy.deepcopy(key), client_secret=None).renew_token()
+    assert assertion(tokens.requests[0], EC_KEY.public_key(), "ES256")["sub"] == "client-id"
 
 
 def test_a_copy_shares_what_cannot_be_copied(make_client: MakeClient, tokens: TokenServer) -> None:

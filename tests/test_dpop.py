@@ -524,6 +524,19 @@ def test_only_a_key_that_was_given_travels_with_the_client(
     assert (first == second) is is_kept
 
 
+def test_a_deep_copy_shares_the_key_and_what_servers_said_to_it(
+    make_client: MakeClient, tokens: DPoPTokenServer
+) -> None:
+    tokens.guard.nonce = "nonce-1"
+    client = make_client(dpop=DPoPKey())
+    client.renew_token()
+    with copy.deepcopy(client) as clone:
+        clone.renew_token()
+    assert [claims.get("nonce") for claims in tokens.guard.seen] == [None, "nonce-1", "nonce-1"]
+    first, *others = [header["jwk"]["x"] for header in tokens.guard.headers]
+    assert others == [first, first]
+
+
 def test_a_stored_token_is_used_with_the_key_that_it_is_bound_to_and_no_other(
     make_client: MakeClient, tokens: DPoPTokenServer, api: DPoPApi
 ) -> None:

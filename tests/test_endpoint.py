@@ -19,7 +19,16 @@ import urllib3
 from requests.packages.urllib3.util import Retry
 
 from alf import Client, TokenError
-from tests.servers import Api, Reply, Request, Server, TokenServer, hang_up, running
+from tests.servers import (
+    Api,
+    Reply,
+    Request,
+    Server,
+    TokenServer,
+    TurnedClock,
+    hang_up,
+    running,
+)
 
 MakeClient = Callable[..., Client]
 
@@ -439,6 +448,35 @@ def test_no_server_at_all_is_requests_own_connection_error(
     assert not api.requests
 
 
+@pytest.mark.parametrize(
+    ("requested", "granted", "missing"),
+    [
+        ("read write", "write read", None),
+        ("read write", "read,write", None),
+        ("read,write", "write read admin", None),
+        ("read write", "read", "write"),
+        ("write admin read", "read", "admin, write"),
+        ("read,write", "read", "write"),
+        (None, "read", None),
+        ("read", None, None),
+    ],
+)
+def test_a_scope_that_was_not_granted_is_named_once(
+    make_client: MakeClient,
+    tokens: TokenServer,
+    caplog: pytest.LogCaptureFixture,
+    requested: str | None,
+    granted: str | None,
+    missing: str | None,
+) -> None:
+    tokens.members = {"scope": granted}
+    client = make_client(scope=requested)
+    client.renew_token()
+    client.renew_token()
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.partition(" without ")[2] for text in said] == ([missing] if missing else [])
+
+
 # -- retries -----------------------------------------------------------------------------------
 
 
@@ -613,6 +651,35 @@ def test_a_new_connection_that_breaks_is_an_error(
     with pytest.raises(requests.exceptions.ConnectionError):
         client.get(api.url)
     assert len(tokens.requests) == 1
+
+
+def test_a_connection_that_breaks_after_a_failure_is_an_error(
+    client: Client, tokens: TokenServer
+) -> None:
+    client.renew_token()
+    tokens.replies = [hang_up, hang_up, hang_up]
+    with pytest.raises(requests.exceptions.ConnectionError):
+        client.renew_token()
+    assert len(tokens.requests) == 3
+    with pytest.raises(requests.exceptions.ConnectionError):
+        client.renew_token()
+    assert len(tokens.requests) == 4
+
+
+@pytest.mark.parametrize("reason", ["idle", "closed"])
+def test_a_connection_that_breaks_after_the_last_was_closed_is_an_error(
+    make_client: MakeClient, tokens: TokenServer, clock: TurnedClock, reason: str
+) -> None:
+    client = make_client(clock=clock)
+    client.renew_token()
+    if reason == "idle":
+        clock.turn(61)
+    else:
+        client.close()
+    tokens.replies = [hang_up]
+    with pytest.raises(requests.exceptions.ConnectionError):
+        client.renew_token()
+    assert [request.connection for request in tokens.requests] == [1, 2]
 
 
 def test_a_connection_that_was_idle_for_long_is_not_used_again(

@@ -45,6 +45,7 @@ class RefusingServer:
 
     def __init__(self, headers: bytes, piece: bytes, pause: float = 0.0) -> None:
         self.connections = 0
+        self.sent = 0
         is_over = self._is_over = threading.Event()
         outer = self
 
@@ -63,6 +64,7 @@ class RefusingServer:
                     self.wfile.write(b"HTTP/1.1 401 Unauthorized\r\n" + headers + b"\r\n")
                     while not is_over.wait(pause):
                         self.wfile.write(piece)
+                        outer.sent += len(piece)
 
         class Listener(socketserver.ThreadingTCPServer):
             daemon_threads = True
@@ -587,6 +589,8 @@ def test_a_refused_response_without_end_is_read_to_a_limit(client: Client) -> No
         assert server.connections == 2
         assert client.get(server.url).text == "ok"
         assert server.connections == 2
+        # A mebibyte, and what fits into the buffers of the two sockets.
+        assert server.sent < 16 * 1024 * 1024
     finally:
         server.stop()
 
