@@ -68,7 +68,7 @@ class Assertion:
         sign: Callable[[bytes], bytes],
         *,
         issuer: str,
-        subject: str,
+        subject: str | None,
         audience: str,
         typ: str = "JWT",
     ) -> Secret:
@@ -76,14 +76,14 @@ class Assertion:
 
         :param sign: makes the signature of the bytes that it is given.
         :param issuer: the ``iss`` claim: who signs.
-        :param subject: the ``sub`` claim: whom the JWT is about.
+        :param subject: the ``sub`` claim: whom the JWT is about; ``None``: it has none.
         :param audience: the ``aud`` claim, unless the user has set another.
         :param typ: the ``typ`` of the header, unless the user has set another.
         """
         now = int(time.time())
         claims = {
             "iss": issuer,
-            "sub": subject,
+            **({} if subject is None else {"sub": subject}),
             "aud": audience if self._audience is None else self._audience,
             "jti": str(uuid.uuid4()),
             "iat": now,

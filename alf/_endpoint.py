@@ -27,6 +27,7 @@ from alf._transport import Exchange, Transport, urllib3_error
 from alf._urls import shown_misfit, shown_url
 from alf.client_auth import ClientAuth, Credentials
 from alf.dpop import DPoPKey, endpoint_asks_for_nonce
+from alf.grants import Grant
 from alf.tokens import Token, TokenError
 
 __all__ = ["DEFAULT_TIMEOUT", "Answer", "TokenEndpoint"]
@@ -53,6 +54,7 @@ class TokenEndpoint:
     :param is_issuer: whether the URL is the issuer's.
     :param revocation_endpoint: where tokens are revoked (RFC 7009); by default the issuer says.
     :param params: the pairs of the form, as :func:`token_form` gives them.
+    :param grant: what adds its own pairs, for every try; ``None``: the client credentials.
     :param headers: headers to send besides ``Accept: application/json``.
     :param dpop_key: the key to have tokens bound to (RFC 9449); ``None``: to none.
     :param cert: the client certificate, as in requests; ``None``: the session's.
@@ -71,6 +73,7 @@ class TokenEndpoint:
         is_issuer: bool = False,
         revocation_endpoint: str | None = None,
         params: Sequence[tuple[str, str]],
+        grant: Grant | None = None,
         headers: Mapping[str, str] | None = None,
         dpop_key: DPoPKey | None = None,
         cert: str | tuple[str, str] | None = None,
@@ -90,6 +93,7 @@ class TokenEndpoint:
             message = f"client_auth {client_auth.method!r} needs https, not {self}"
             raise ValueError(message)
         self.params = tuple(params)
+        self._grant = grant
         self.headers = dict(headers or {})
         self._dpop_key = dpop_key
         self._cert = cert
@@ -132,15 +136,17 @@ class TokenEndpoint:
         return str(self)
 
     def _place(self, name: str, url: str) -> str:
-        return f"{name} {shown(shown_url(url))} (client_id {self.client_id!r})"
+        who = f"client_id {self.client_id!r}" if self.client_id else str(self._grant)
+        return f"{name} {shown(shown_url(url))} ({who})"
 
     @property
     def binding(self) -> str:
-        """What makes a token another one: client authentication, key and certificate."""
+        """What makes a token another one: client authentication, grant, key and certificate."""
+        grant = None if self._grant is None else self._grant.identity
         jkt = None if self._dpop_key is None else self._dpop_key.thumbprint
         cert = self._transport.cert
         x5t = thumbprint(cert) if cert else None
-        return " ".join(filter(None, (self.identity, jkt, x5t)))
+        return " ".join(filter(None, (self.identity, grant, jkt, x5t)))
 
     @property
     def max_duration(self) -> float:
@@ -247,14 +253,16 @@ class TokenEndpoint:
                 "or the Client a cert"
             )
             raise TokenError(message)
-        dpop_key = self._dpop_key if name == "token_endpoint" else None
+        is_token = name == "token_endpoint"
+        dpop_key, grant = (self._dpop_key, self._grant) if is_token else (None, None)
         flow = self._client_auth.flow(self._credentials, url, self._clock.monotonic())
         sign = next(flow)
         secrets: set[Secret] = set()
 
         def send() -> requests.Response:
+            signed = sign if grant is None else grant.add_to(sign, self._credentials)
             exchange = self._transport.send(
-                url, self.headers, limit, form=form, sign=sign, dpop_key=dpop_key
+                url, self.headers, limit, form=form, sign=signed, dpop_key=dpop_key
             )
             secrets.update(exchange.secrets)
             return exchange.response

@@ -272,6 +272,8 @@ def read_environment(prefix: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def lacks_secret(options: Mapping[str, Any]) -> bool:
     """Whether a client secret is needed, and not there."""
+    if _is_without_client(options):
+        return False
     client_auth = options.get("client_auth")
     if client_auth is None:
         # An issuer may take the certificate instead.
@@ -286,8 +288,14 @@ def missing_variables(prefix: str, options: Mapping[str, Any]) -> list[str]:
     missing = []
     if all(options.get(keyword) is None for keyword in _PLACES):
         missing.append(f"{prefix}TOKEN_ENDPOINT (or {prefix}ISSUER)")
-    if options.get("client_id") is None:
+    if options.get("client_id") is None and not _is_without_client(options):
         missing.append(f"{prefix}CLIENT_ID")
     if lacks_secret(options):
         missing.append(f"{prefix}CLIENT_SECRET (or {prefix}CLIENT_SECRET_FILE)")
     return missing
+
+
+def _is_without_client(options: Mapping[str, Any]) -> bool:
+    """Whether the grant does not need a client."""
+    names = ("client_id", "client_secret", "client_auth")
+    return options.get("grant") is not None and all(options.get(name) is None for name in names)

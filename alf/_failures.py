@@ -10,6 +10,7 @@ from requests.exceptions import RequestException
 
 from alf._backoff import Backoff, Pause, jittered
 from alf._clocks import Clock
+from alf._jose import SigningKey
 from alf._retries import retry_after
 from alf._sources import Source
 from alf.client_auth import Credentials
@@ -78,8 +79,9 @@ def is_of_endpoint(error: BaseException) -> bool:
     if isinstance(error, RequestException):
         return True
     frames = traceback.walk_tb(error.__traceback__)
-    credentials = (Credentials.secret.__code__, Source.read.__code__)
-    return any(frame.f_code in credentials for frame, _ in frames)
+    credentials = (Credentials.secret, Source.read, SigningKey.sign)
+    codes = {call.__code__ for call in credentials}
+    return any(frame.f_code in codes for frame, _ in frames)
 
 
 def fresh_copy(error: Exception) -> Exception:

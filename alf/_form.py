@@ -10,6 +10,7 @@ from typing import Any
 from alf._redaction import Secret
 from alf._texts import check_utf8
 from alf.client_auth import ClientAuth
+from alf.grants import Grant
 
 __all__ = ["check_headers", "token_form"]
 
@@ -27,6 +28,7 @@ def token_form(
     resource: str | Sequence[str] | None = None,
     token_params: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
     client_auth: ClientAuth | None = None,
+    grant: Grant | None = None,
 ) -> list[tuple[str, str]]:
     """The pairs of the token request's form, those without a value left out (RFC 6749 §3.2).
 
@@ -35,9 +37,10 @@ def token_form(
     :param resource: the absolute URI, or URIs, of the API that the token is for (RFC 8707 §2).
     :param token_params: all else; ``grant_type`` replaces ``client_credentials``.
     :param client_auth: what adds parameters of its own; ``None``: it is not known yet.
+    :param grant: what the token is granted for; ``None``: the client credentials.
     :raises TypeError: one is of the wrong type.
-    :raises ValueError: a parameter is given twice, is for ``client_auth`` to send, or is a
-        ``resource`` that is not an absolute URI without a fragment.
+    :raises ValueError: a parameter is given twice, is for ``client_auth`` or ``grant`` to
+        send, or is a ``resource`` that is not an absolute URI without a fragment.
     """
     if not isinstance(audience, (str, NoneType)):
         message = f"audience must be a str, got {audience!r}"
@@ -53,6 +56,7 @@ def token_form(
         check_utf8(name, value)
     signed = {"client_secret", "client_assertion", "client_assertion_type"}
     signed.update(ClientAuth.params if client_auth is None else client_auth.params)
+    granted = set() if grant is None else {"grant_type", *grant.params}
     given = {name for name, _ in form}
     extra = _pairs(token_params)
     for name, _ in extra:
@@ -61,10 +65,15 @@ def token_form(
             if name.startswith("client_assertion"):
                 message += ", such as alf.client_auth.ClientAssertion"
             raise ValueError(message)
+        if name in granted:
+            message = f"token_params must not hold {name}: grant is what sends it"
+            raise ValueError(message)
         if name in given:
             message = f"{name} is given twice: as an argument and in token_params"
             raise ValueError(message)
-    if not any(name == "grant_type" for name, _ in extra):
+    if grant is not None:
+        form[:0] = grant.fixed_form
+    elif not any(name == "grant_type" for name, _ in extra):
         form.insert(0, ("grant_type", "client_credentials"))
     return [*form, *((name, value) for name, value in extra if value)]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from math import inf
+from types import NoneType
 from typing import Any, Literal
 
 import requests
@@ -33,6 +34,7 @@ from alf._urls import bare_url
 from alf.client_auth import ClientAuth, Credentials
 from alf.dpop import as_dpop_key
 from alf.events import Event
+from alf.grants import Grant, WithoutClient
 
 __all__ = ["OPTION_NAMES", "Options", "masked_options"]
 
@@ -56,6 +58,7 @@ class Options:
     issuer: str | None = None
     revocation_endpoint: str | None = None
     client_auth: str | tuple[str, str] | ClientAuth | Sign | None = None
+    grant: Grant | None = None
     scope: str | Sequence[str] | None = None
     audience: str | None = None
     resource: str | Sequence[str] | None = None
@@ -114,6 +117,7 @@ class Options:
             is_issuer=self.issuer is not None,
             revocation_endpoint=self.revocation_endpoint,
             params=self.form,
+            grant=self.grant,
             headers=self.token_headers,
             dpop_key=self.dpop,
             cert=self.token_cert,
@@ -135,6 +139,12 @@ class Options:
                 message = (
                     "token_storage needs a token_storage_key: the client_auth callable does not "
                     "tell which client it authenticates, unless it has an attribute identity, a str"
+                )
+                raise TypeError(message)
+            if self.grant is not None and self.grant.identity is None:
+                message = (
+                    "token_storage needs a token_storage_key or the grant's identity: a callable "
+                    "does not tell whose tokens it returns"
                 )
                 raise TypeError(message)
             key = EntryKey(
@@ -194,24 +204,43 @@ class Options:
             raise TypeError(message)
 
     def _check_identity(self) -> None:
-        self.client_id = check_text("client_id", self.client_id).strip()
-        secret = self.client_secret
-        if secret is not None and not callable(secret):
-            self.client_secret = _check_secret(secret, self.client_id)
+        if not isinstance(self.grant, (Grant, NoneType)):
+            message = f"grant must be an object of alf.grants, got {type(self.grant).__name__}"
+            raise TypeError(message)
+        self._check_client()
         if self.issuer is None:
             self.token_endpoint = check_url(self.token_endpoint)
         else:
             self.issuer = check_issuer(self.issuer)
-        # If nothing else is said, the issuer is asked how it wants what the client has.
-        has_something = secret is not None or self.token_cert is not None
-        if self.issuer is None or self.client_auth is not None or not has_something:
-            self.auth = as_client_auth(self.client_auth, self.client_secret)
         if self.revocation_endpoint is not None:
             self.revocation_endpoint = check_url(self.revocation_endpoint, "revocation_endpoint")
 
+    def _check_client(self) -> None:
+        given = (self.client_id, self.client_secret, self.client_auth)
+        if self.grant is not None and given == (None, None, None):
+            self.client_id, self.auth = "", WithoutClient()
+            return
+        if self.client_id is None:
+            message = "client_id is missing: only a grant may do without a client"
+            raise TypeError(message)
+        self.client_id = check_text("client_id", self.client_id).strip()
+        secret = self.client_secret
+        if secret is not None and not callable(secret):
+            self.client_secret = _check_secret(secret, self.client_id)
+        # If nothing else is said, the issuer is asked how it wants what the client has.
+        has_something = secret is not None or self.token_cert is not None
+        if self.grant is not None and self.client_auth is None and not has_something:
+            message = (
+                f"client_secret is missing for client_id {self.client_id!r}: give it, or "
+                "client_auth ('none' for a public client), or a grant without a client_id"
+            )
+            raise TypeError(message)
+        if self.issuer is None or self.client_auth is not None or not has_something:
+            self.auth = as_client_auth(self.client_auth, self.client_secret)
+
     def _check_request(self) -> None:
         self.form = token_form(
-            self.scope, self.audience, self.resource, self.token_params, self.auth
+            self.scope, self.audience, self.resource, self.token_params, self.auth, self.grant
         )
         self.token_headers = check_headers(self.token_headers)
         self.dpop = as_dpop_key(self.dpop)

@@ -285,7 +285,7 @@ class _Signature:
             self.error = error
             raise
         body = request.body
-        if self._may_be_sent_again and isinstance(body, str) and "client_assertion=" in body:
+        if self._may_be_sent_again and isinstance(body, str) and "assertion=" in body:
             request.body = _FreshForm(body, lambda: str(self._sign(unsigned.copy()).body))
         # Not as hooks=, which would take the place of the hooks of a session handed in.
         request.register_hook("response", self._receive)
@@ -308,7 +308,7 @@ class _Signature:
 
 
 class _FreshForm(str):
-    """A form with a client assertion, which is another one each time it is written to the wire.
+    """A form with an assertion, which is another one each time it is written to the wire.
 
     No server takes an assertion twice, and adapters may send a request again (urllib3's retries).
     """

@@ -31,6 +31,7 @@ from alf.auth import ClientCredentialsAuth, HealingHook, NoAuth
 from alf.client_auth import ClientAuth
 from alf.dpop import as_dpop_key
 from alf.events import Event
+from alf.grants import Grant
 from alf.managers import TokenManager
 from alf.tokens import Token, TokenError
 
@@ -57,10 +58,19 @@ _REQUEST_ARGUMENTS: tuple[str, ...] = (
 _NO_AUTH = NoAuth()
 
 #: Options that are places or functions, not settings.
-_PLACES = ("token_storage", "token_session", "client_secret", "client_auth", "dpop", "on_event")
+_PLACES = (
+    "token_storage",
+    "token_session",
+    "client_secret",
+    "client_auth",
+    "grant",
+    "dpop",
+    "on_event",
+)
 
 #: Options in which the Clients of one identity may differ.
 _OWN_OPTIONS = {
+    "grant",
     "scope",
     "audience",
     "resource",
@@ -96,7 +106,7 @@ class Client(requests.Session):
         the first token is requested, and daily from then on.
     :param revocation_endpoint: URL of the revocation endpoint, for :meth:`revoke_token`; an
         issuer may say it.
-    :param client_id: the client's identifier.
+    :param client_id: the client's identifier. Only a ``grant`` may do without a client.
     :param client_secret: the client's secret, or a callable that returns it and is called for
         each token request, for secrets that change.
     :param client_auth: how the client authenticates (RFC 6749 §2.3): ``"client_secret_basic"``
@@ -105,6 +115,9 @@ class Client(requests.Session):
         :class:`~alf.client_auth.PrivateKeyJWT` or
         :class:`~alf.client_auth.ClientAssertion`, or what requests takes as ``auth``: a pair, a
         callable.
+    :param grant: what the token is granted for, in place of client credentials: an object of
+        :mod:`alf.grants`. Without ``client_id``, ``client_secret`` and ``client_auth`` the request
+        says nothing of a client.
     :param scope: the scope to request: a string, or a sequence of names (RFC 6749 §3.3).
     :param audience: the API that the token is for, if the server expects this parameter.
     :param resource: the URI of the API that the token is for, or a sequence of these (RFC 8707).
@@ -168,12 +181,13 @@ class Client(requests.Session):
     def __init__(
         self,
         *,
-        client_id: str,
+        client_id: str | None = None,
         token_endpoint: str | None = None,
         issuer: str | None = None,
         revocation_endpoint: str | None = None,
         client_secret: str | Callable[[], str] | None = None,
         client_auth: str | tuple[str, str] | ClientAuth | Sign | None = None,
+        grant: Grant | None = None,
         scope: str | Sequence[str] | None = None,
         audience: str | None = None,
         resource: str | Sequence[str] | None = None,
@@ -270,6 +284,7 @@ class Client(requests.Session):
     def with_options(
         self: _C,
         *,
+        grant: Grant | None = _SAME,
         scope: str | Sequence[str] | None = _SAME,
         audience: str | None = _SAME,
         resource: str | Sequence[str] | None = _SAME,
@@ -297,6 +312,7 @@ class Client(requests.Session):
         :raises ValueError: an argument does not have a usable value.
         """
         changes: dict[str, Any] = {
+            "grant": grant,
             "scope": scope,
             "audience": audience,
             "resource": resource,
@@ -489,6 +505,8 @@ class Client(requests.Session):
         options = getattr(self, "_token_options", {})
         url = str(options.get("token_endpoint") or options.get("issuer"))
         parts = [shown_url(url), f"client_id={options.get('client_id')!r}"]
+        if "grant" in options:
+            parts.append(f"grant={options['grant']!r}")
         scope = options.get("scope")
         if scope is not None:
             names = [scope] if isinstance(scope, str) or not isinstance(scope, Sequence) else scope

@@ -17,7 +17,7 @@ class Event:
     """Something that happened. No event holds a token or a secret.
 
     :param endpoint: the token endpoint's URL, or its issuer's, without userinfo and query.
-    :param client_id: the client's identifier.
+    :param client_id: the client's identifier; empty for a grant without a client.
     """
 
     endpoint: str

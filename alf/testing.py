@@ -272,7 +272,8 @@ class FakeTokenEndpoint(FakeServer):
             clients = {**self._other_clients, self.client_id: self.client_secret}
         if "client_assertion" in form:
             return client_id or self.client_id
-        if "assertion" in form and not (scheme or client_id):  # optional, by RFC 7523 §3.1
+        is_granted = "assertion" in form or "subject_token" in form
+        if is_granted and not (scheme or client_id):  # optional, by RFC 7523 §3.1, RFC 8693 §2.1
             return self.client_id
         return client_id if clients.get(client_id) == secret else None
 
