@@ -16,7 +16,13 @@ from alf._redaction import Secret
 __all__ = ["Assertion"]
 
 #: Members that the user does not set by name, and what sets them.
-_HEADERS = {"typ": "typ=", "alg": "algorithm=", "kid": "key_id="}
+_HEADERS = {
+    "typ": "typ=",
+    "alg": "algorithm=",
+    "kid": "key_id=",
+    "x5t": "certificate=",
+    "x5t#S256": "certificate=",
+}
 _CLAIMS = {
     "iss": "alf",
     "sub": "alf",
@@ -33,6 +39,7 @@ class Assertion:
     :param algorithm: the ``alg`` of the header.
     :param key_id: its ``kid``; ``None``: it has none.
     :param typ: its ``typ``; ``None``: as :meth:`encode` says.
+    :param thumbprints: its members that name a certificate.
     :param headers: its other members.
     :param audience: whom the JWTs are for; ``None``: as :meth:`encode` says.
     :param lifetime: seconds for which each JWT is valid.
@@ -47,6 +54,7 @@ class Assertion:
         *,
         key_id: str | None = None,
         typ: str | None = None,
+        thumbprints: Mapping[str, str] | None = None,
         headers: Mapping[str, Any] | None = None,
         audience: str | Sequence[str] | None = None,
         lifetime: float = 60,
@@ -58,6 +66,7 @@ class Assertion:
                 raise TypeError(message)
         own = {"typ": typ, "alg": algorithm, "kid": key_id}
         own = {name: value for name, value in own.items() if value is not None}
+        own.update(thumbprints or {})
         self._header = {**own, **_members("headers", headers, {n: _HEADERS[n] for n in own})}
         self._claims = _members("claims", claims, _CLAIMS)
         self._audience = _checked_audience(audience)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import importlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
-from alf._redaction import Secret, masked_key
+from alf._keys import (
+    base64url,
+    certificate_thumbprints,
+    import_extra,
+    key_as_pem,
+    load_certificate,
+    load_key,
+)
+from alf._redaction import masked_key
 
 __all__ = ["SigningKey", "encode_jwt", "hmac_signer"]
 
@@ -24,6 +28,9 @@ _MEMBERS = {
 }
 
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+
+#: Bytes of a signature, where the algorithm alone tells.
+_SIGNATURE_LENGTHS = {"ES256": 64, "ES384": 96, "ES512": 132, "EdDSA": 64}
 
 _HMAC = ("HS256", "HS384", "HS512")
 
@@ -40,6 +47,7 @@ class SigningKey:
         of a file with one of them, a private key of ``cryptography``, or a callable that is
         given the bytes to sign and returns the signature as JWS has it (RFC 7518 §3).
     :param algorithm: such as ``RS256``; ``None``: the usual one for the key, or the JWK's own.
+    :param password: the password of an encrypted PEM.
     :param allow_short_key: whether an RSA key of less than 2,048 bits is accepted.
     :raises TypeError: the key is of another type, or is a callable, and no algorithm is given.
     :raises ValueError: there is no private key in it that can be read, or the key is too short,
@@ -48,19 +56,27 @@ class SigningKey:
     """
 
     def __init__(
-        self, key: Any, algorithm: str | None = None, *, allow_short_key: bool = False
+        self,
+        key: Any,
+        algorithm: str | None = None,
+        *,
+        password: str | bytes | None = None,
+        allow_short_key: bool = False,
     ) -> None:
-        key = masked_key(key)
+        key, password = masked_key(key), masked_key(password)
         #: The JWK's ``kid``, where the key came as one.
         self.key_id: str | None = None
         if callable(key):
             if algorithm is None:
                 message = "algorithm is missing: a callable that signs does not tell it"
                 raise TypeError(message)
+            if password is not None:
+                message = "password is for an encrypted PEM only: the key is a callable"
+                raise ValueError(message)
             known = {*_CURVES.values(), *_RSA, "EdDSA"}
             self._sign: Callable[[bytes], bytes] | None = cast("Callable[[bytes], bytes]", key)
         else:
-            key, jwk = _load(key)
+            key, jwk = load_key(key, password)
             self.key_id = jwk.get("kid")
             algorithm = jwk.get("alg") if algorithm is None else algorithm
             fitting = _algorithms_of(key)
@@ -86,13 +102,13 @@ class SigningKey:
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
         if self._sign is None:
-            state["_key"] = _as_pem(self._key)
+            state["_key"] = key_as_pem(self._key)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self._sign is None:
-            self._key, _ = _load(self._key)
+            self._key, _ = load_key(self._key)
 
     def sign(self, signing_input: bytes) -> bytes:
         """The signature of these bytes; what the callable raises is passed on."""
@@ -103,7 +119,25 @@ class SigningKey:
         if not isinstance(signature, bytes):
             message = f"the callable that signs must return bytes, got {type(signature).__name__}"
             raise TypeError(message)
+        length = _SIGNATURE_LENGTHS.get(self.algorithm, len(signature))
+        if len(signature) != length:
+            kind = "DER, as key services return it" if signature.startswith(b"\x30") else "others"
+            message = (
+                f"the callable that signs must return the {length} bytes that JWS has for "
+                f"{self.algorithm} (RFC 7518 §3.4, RFC 8037 §3.1), got {len(signature)} bytes of "
+                f"{kind}: convert DER with cryptography's decode_dss_signature"
+            )
+            raise ValueError(message)
         return signature
+
+    def thumbprints_of(self, certificate: Any) -> dict[str, str]:
+        """The header members that name the key's certificate (RFC 7515 §4.1.7 and §4.1.8).
+
+        :raises TypeError: it is not a certificate.
+        :raises ValueError: it cannot be read, or is for another key. A callable's is not known.
+        """
+        key = self._key if self._sign is None else None
+        return certificate_thumbprints(load_certificate(masked_key(certificate), key))
 
     @cached_property
     def public_jwk(self) -> dict[str, str]:
@@ -149,97 +183,21 @@ def hmac_signer(algorithm: str, secret: str) -> Callable[[bytes], bytes]:
 
 def generate_key() -> Any:
     """A new private key, for ES256."""
-    ec = _extra("cryptography.hazmat.primitives.asymmetric.ec")
+    ec = import_extra("cryptography.hazmat.primitives.asymmetric.ec")
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def base64url(value: bytes) -> str:
-    """Base64url without padding (RFC 7515 §2)."""
-    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
-
-
-def _extra(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        message = "signing JWTs needs PyJWT and cryptography: pip install 'alf[jwt]'"
-        raise ImportError(message) from error
-
-
 def _algorithm(name: str) -> Any:
-    return _extra("jwt").get_algorithm_by_name(name)
-
-
-def _load(key: Any) -> tuple[Any, Mapping[str, Any]]:
-    """The private key, and the JWK that it came as, if it came as one."""
-    if isinstance(key, (str, bytes, os.PathLike)):
-        text = Secret(_text_of(key))
-        if "-----BEGIN" in text:
-            return _from_pem(text), {}
-        try:
-            key = masked_key(json.loads(text))
-        except ValueError:
-            key = None
-        if type(key) is not dict:
-            message = "key: expected PEM or a JWK, found neither"
-            raise ValueError(message)
-    if isinstance(key, Mapping):
-        return _from_jwk(key), key
-    return key, {}
-
-
-def _text_of(key: str | bytes | os.PathLike[str]) -> str:
-    """The key's text, out of the file if it is the path of one."""
-    if isinstance(key, bytes):
-        return Secret(key.decode("utf-8", "replace"))
-    if isinstance(key, str) and ("-----BEGIN" in key or key.lstrip().startswith("{")):
-        return key
-    try:
-        return Path(key).read_text("utf-8", "replace")
-    except (OSError, ValueError) as error:
-        # What was meant to be a path may be a key.
-        place = "the str is neither PEM nor a JWK, and as a path" if isinstance(key, str) else key
-        message = f"key: {place} cannot be read: {getattr(error, 'strerror', None) or 'no path'}"
-        raise ValueError(message) from None
-
-
-def _from_pem(text: str) -> Any:
-    load = _extra("cryptography.hazmat.primitives.serialization").load_pem_private_key
-    unsupported = _extra("cryptography.exceptions").UnsupportedAlgorithm
-    try:
-        return load(text.encode(), password=None)
-    except TypeError:
-        message = "key: the PEM is encrypted: decrypt it first, or give the key that is in it"
-        raise ValueError(message) from None
-    except (ValueError, unsupported) as error:
-        message = "key: there is no private key in the PEM that can be read"
-        raise ValueError(message) from error
-
-
-def _from_jwk(jwk: Mapping[str, Any]) -> Any:
-    load = _extra("jwt").PyJWK
-    _extra("cryptography")
-    try:
-        # The algorithm is checked later, in the same way for every form of a key.
-        return load({name: value for name, value in jwk.items() if name != "alg"}).key
-    except Exception:  # of many kinds, and in their texts there may be the key
-        message = "key: there is no key in the JWK that can be read"
-    raise ValueError(message)
-
-
-def _as_pem(key: Any) -> str:
-    forms = _extra("cryptography.hazmat.primitives.serialization")
-    pem = key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption())
-    return str(pem, "ascii")
+    return import_extra("jwt").get_algorithm_by_name(name)
 
 
 def _algorithms_of(key: Any) -> tuple[str, ...]:
     """The algorithms that this private key can sign with, the usual one first."""
     kinds = "cryptography.hazmat.primitives.asymmetric"
-    ec = _extra(f"{kinds}.ec")
-    if isinstance(key, _extra(f"{kinds}.rsa").RSAPrivateKey):
+    ec = import_extra(f"{kinds}.ec")
+    if isinstance(key, import_extra(f"{kinds}.rsa").RSAPrivateKey):
         return _RSA
-    if isinstance(key, _extra(f"{kinds}.ed25519").Ed25519PrivateKey):
+    if isinstance(key, import_extra(f"{kinds}.ed25519").Ed25519PrivateKey):
         return ("EdDSA",)
     if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVES:
         return (_CURVES[key.curve.name],)

@@ -18,6 +18,7 @@ from alf._urls import is_key, shown_url
 
 __all__ = [
     "Secret",
+    "SecretBytes",
     "SecretURL",
     "masked",
     "masked_key",

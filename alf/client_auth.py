@@ -255,6 +255,10 @@ class PrivateKeyJWT(_AssertionAuth):
         text, a key of ``cryptography``; or a callable that is given the bytes to sign and
         returns the signature as JWS has it (RFC 7518 §3), for keys that never leave their
         place. All but the last need the extra ``jwt``.
+    :param password: the password of an encrypted PEM.
+    :param certificate: the certificate of the key, for servers that know the key by it, such as
+        Entra: PEM, the path of a file with it, or a certificate of ``cryptography``. Its
+        thumbprints go into the header (``x5t`` and ``x5t#S256``).
     :param algorithm: such as ``RS256``, ``PS256``, ``ES256`` or ``EdDSA``; by default the JWK's
         own, or the usual one for the key. A callable has none: it must be given.
     :param key_id: the ``kid`` by which the server knows the key; by default the JWK's own.
@@ -270,8 +274,9 @@ class PrivateKeyJWT(_AssertionAuth):
     :param allow_short_key: whether an RSA key of less than 2,048 bits is accepted, which is not
         secure (RFC 7518 §3.3).
     :raises TypeError: an argument is of the wrong type.
-    :raises ValueError: an argument has no usable value: the key cannot be read, is encrypted, is
-        too short, or is of another kind than the algorithm wants.
+    :raises ValueError: an argument does not have a usable value: the key cannot be read, is
+        encrypted, is too short, or is of another kind than the algorithm wants, or the certificate
+        is for another key.
     :raises ImportError: the extra is not installed.
     """
 
@@ -281,6 +286,8 @@ class PrivateKeyJWT(_AssertionAuth):
         self,
         *,
         key: Any,
+        password: str | bytes | None = None,
+        certificate: Any = None,
         algorithm: str | None = None,
         key_id: str | None = None,
         issuer: str | None = None,
@@ -291,12 +298,14 @@ class PrivateKeyJWT(_AssertionAuth):
         claims: Mapping[str, Any] | None = None,
         allow_short_key: bool = False,
     ) -> None:
-        key = masked_key(key)
-        self._key = SigningKey(key, algorithm, allow_short_key=allow_short_key)
+        key, password = masked_key(key), masked_key(password)
+        certificate = masked_key(certificate)
+        self._key = SigningKey(key, algorithm, password=password, allow_short_key=allow_short_key)
         assertion = Assertion(
             self._key.algorithm,
             key_id=self._key.key_id if key_id is None else key_id,
             typ=typ,
+            thumbprints=None if certificate is None else self._key.thumbprints_of(certificate),
             headers=headers,
             audience=audience,
             lifetime=lifetime,

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import requests
 
 from alf._answers import find_error
-from alf._jose import SigningKey, base64url, encode_jwt, generate_key
+from alf._jose import SigningKey, encode_jwt, generate_key
+from alf._keys import base64url
 from alf._redaction import masked_key
 from alf._urls import origin_of
 from alf.tokens import Token
@@ -40,6 +41,7 @@ class DPoPKey:
 
     :param key: the private key: PEM text, the path of a file with it, a JWK as a mapping or as
         text, or a key of ``cryptography``; ``None``: a new one, on the curve P-256.
+    :param password: the password of an encrypted PEM.
     :param algorithm: such as ``ES256`` or ``RS256``; by default the JWK's own, or the usual one
         for the key.
     :param allow_short_key: whether an RSA key of less than 2,048 bits is accepted, which is not
@@ -51,14 +53,22 @@ class DPoPKey:
     """
 
     def __init__(
-        self, key: Any = None, *, algorithm: str | None = None, allow_short_key: bool = False
+        self,
+        key: Any = None,
+        *,
+        password: str | bytes | None = None,
+        algorithm: str | None = None,
+        allow_short_key: bool = False,
     ) -> None:
-        key = masked_key(key)
+        key, password = masked_key(key), masked_key(password)
         if callable(key):
             message = "a DPoP key must be a key, not a callable: its public half is in each proof"
             raise TypeError(message)
         self._key = SigningKey(
-            generate_key() if key is None else key, algorithm, allow_short_key=allow_short_key
+            generate_key() if key is None else key,
+            algorithm,
+            password=password,
+            allow_short_key=allow_short_key,
         )
         #: The last nonce of each server (RFC 9449 §8.2), by its origin.
         self._nonces: dict[str, str] = {}

@@ -6,13 +6,17 @@ import copy
 import json
 import os
 import pickle
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -20,6 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
+from cryptography.x509.oid import NameOID
 from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from alf import Client
@@ -108,11 +114,12 @@ def test_every_form_of_a_key(
     header_once_used(make_client, tokens, way, key.public_key())
 
 
+@pytest.mark.parametrize("form", [PrivateFormat.TraditionalOpenSSL, PrivateFormat.OpenSSH])
 @pytest.mark.parametrize("key", [RSA, P256])
-def test_pem_of_the_traditional_kind(
-    make_client: MakeClient, tokens: TokenServer, key: Any
+def test_pem_of_other_kinds(
+    make_client: MakeClient, tokens: TokenServer, key: Any, form: PrivateFormat
 ) -> None:
-    way = PrivateKeyJWT(key=pem(key, PrivateFormat.TraditionalOpenSSL))
+    way = PrivateKeyJWT(key=pem(key, form))
     header_once_used(make_client, tokens, way, key.public_key())
 
 
@@ -158,6 +165,179 @@ def test_a_callable_that_signs_to_no_bytes_is_told_so(make_client: MakeClient) -
         make_client(client_auth=way, client_secret=None).renew_token()
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "signature", "words"),
+    [
+        ("ES256", None, r"64 bytes .* ES256 .* of DER, .*: convert .* decode_dss_signature"),
+        ("ES384", None, "must return the 96 bytes"),
+        ("ES512", b"s" * 131, "must return the 132 bytes .* got 131 bytes of others"),
+        ("EdDSA", b"", "must return the 64 bytes"),
+    ],
+)
+def test_a_callable_that_signs_in_another_form_is_told_so(
+    make_client: MakeClient, algorithm: str, signature: bytes | None, words: str
+) -> None:
+    """Key services return DER for curves, JWS has the two numbers one after the other."""
+
+    def kms(signing_input: bytes) -> bytes:
+        return P256.sign(signing_input, ec.ECDSA(SHA256())) if signature is None else signature
+
+    way = PrivateKeyJWT(key=kms, algorithm=algorithm)
+    with pytest.raises(ValueError, match=words):
+        make_client(client_auth=way, client_secret=None).renew_token()
+
+
+@pytest.mark.parametrize("password", ["pass wörd", "pass wörd".encode()])
+@pytest.mark.parametrize("use", [PrivateKeyJWT, DPoPKey])
+def test_an_encrypted_pem_is_opened_with_its_password(
+    tmp_path: Path, use: Callable[..., Any], password: Any
+) -> None:
+    lock = BestAvailableEncryption("pass wörd".encode())
+    for key in (RSA, P256, ED25519):
+        path = tmp_path / "key.pem"
+        path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock))
+        use(key=path, password=password)
+        use(key=path.read_text(), password=password)
+        with pytest.raises(ValueError, match=r"is encrypted: give its password="):
+            use(key=path)
+        with pytest.raises(ValueError, match=r"cannot be decrypted: password= is wrong") as failure:
+            use(key=path, password="top-secret")
+        assert "top-secret" not in repr(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "password", "error", "words"),
+    [
+        (pem(RSA), "x", ValueError, "is not encrypted, but password= is given"),
+        (RSA, "x", ValueError, "the key is not in PEM"),
+        (jwk_of(RSA), "x", ValueError, "the key is not in PEM"),
+        (sign_with_p256, "x", ValueError, "the key is a callable"),
+        (pem(RSA), 7, TypeError, "password must be a str or bytes, got int"),
+    ],
+)
+def test_a_password_that_is_of_no_use_is_an_error(
+    key: Any, password: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        PrivateKeyJWT(key=key, password=password, algorithm="ES256" if callable(key) else None)
+
+
+def certificate_of(key: Any, name: str = "client") -> x509.Certificate:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(timezone.utc)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(7)
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, None if key is ED25519 else SHA256())
+    )
+
+
+def pem_of(certificate: x509.Certificate) -> str:
+    return str(certificate.public_bytes(Encoding.PEM), "ascii")
+
+
+RSA_CERTIFICATE = certificate_of(RSA)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda _folder: RSA_CERTIFICATE,
+        lambda _folder: pem_of(RSA_CERTIFICATE),
+        lambda _folder: pem_of(RSA_CERTIFICATE).encode(),
+        lambda folder: in_a_file(pem_of(RSA_CERTIFICATE), folder),
+        lambda folder: str(in_a_file(pem_of(RSA_CERTIFICATE), folder)),
+        lambda folder: in_a_file(pem(RSA) + pem_of(RSA_CERTIFICATE), folder),
+        # The chain, in whatever order.
+        lambda _folder: pem_of(certificate_of(P256)) + pem_of(RSA_CERTIFICATE),
+    ],
+)
+def test_the_header_names_the_certificate(
+    make_client: MakeClient, tokens: TokenServer, tmp_path: Path, form: Any
+) -> None:
+    way = PrivateKeyJWT(key=RSA, certificate=form(tmp_path))
+    header = header_once_used(make_client, tokens, way, RSA.public_key())
+    sha1, sha256 = (RSA_CERTIFICATE.fingerprint(kind) for kind in (SHA1(), SHA256()))
+    assert header["x5t"] == urlsafe_b64encode(sha1).decode().rstrip("=")
+    assert header["x5t#S256"] == urlsafe_b64encode(sha256).decode().rstrip("=")
+    header_once_used(make_client, tokens, pickle.loads(pickle.dumps(way)), RSA.public_key())
+
+
+def test_the_certificate_of_a_callable_is_the_first(
+    make_client: MakeClient, tokens: TokenServer
+) -> None:
+    chain = pem_of(certificate_of(P256)) + pem_of(RSA_CERTIFICATE)
+    way = PrivateKeyJWT(key=sign_with_p256, algorithm="ES256", certificate=chain)
+    one = PrivateKeyJWT(key=P256, certificate=chain)
+    headers = [header_once_used(make_client, tokens, w, P256.public_key()) for w in (way, one)]
+    assert headers[0] == headers[1]
+
+
+def der_file(content: bytes, folder: Path) -> Path:
+    path = folder / "file"
+    path.write_bytes(content)
+    return path
+
+
+DER_CERTIFICATE = RSA_CERTIFICATE.public_bytes(Encoding.DER)
+PKCS12 = serialize_key_and_certificates(b"it", RSA, RSA_CERTIFICATE, None, NoEncryption())
+
+
+@pytest.mark.parametrize(
+    ("certificate", "error", "words"),
+    [
+        (certificate_of(P256), ValueError, "certificate: it is for another key"),
+        (pem_of(certificate_of(P256)), ValueError, "certificate: it is for another key"),
+        (certificate_of(ED25519), ValueError, "certificate: it is for another key"),
+        (7, TypeError, "certificate must be PEM, the path .* got int"),
+        (RSA.public_key(), TypeError, "certificate must be PEM, the path .* got .*RSAPublicKey"),
+        (pem(RSA), ValueError, "certificate: the value holds a PEM of 'private key', expected a"),
+        (b"nothing", ValueError, "certificate: the value holds something else"),
+        ("nowhere.pem", ValueError, "certificate: the str is not PEM, and as a path cannot be"),
+        (Path("nowhere.pem"), ValueError, "certificate: nowhere.pem cannot be read: No such file"),
+        (DER_CERTIFICATE, ValueError, "certificate: .* DER, .* 'openssl x509 -inform DER'"),
+        (PKCS12, ValueError, "certificate: .* PKCS #12, .* 'openssl pkcs12 -nodes'"),
+        (
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----",
+            ValueError,
+            "certificate: a certificate in the value is damaged",
+        ),
+    ],
+)
+def test_a_certificate_of_no_use_is_an_error_at_construction(
+    certificate: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        PrivateKeyJWT(key=RSA, certificate=certificate)
+
+
+def test_a_certificate_is_not_named_twice() -> None:
+    with pytest.raises(ValueError, match="headers must not hold x5t: certificate= sets it"):
+        PrivateKeyJWT(key=RSA, certificate=RSA_CERTIFICATE, headers={"x5t": "abc"})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (RSA.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), "DER, .* -inform"),
+        (P256.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), "DER, .* pkey"),
+        (PKCS12, "PKCS #12, expected PEM or a JWK: convert it with 'openssl pkcs12 -nodes', or"),
+    ],
+)
+def test_a_key_in_a_binary_form_is_named_with_what_to_do(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    path = der_file(content, tmp_path)
+    for key, place in ((path, f"the file '{path}'"), (str(path), f"'{path}'"), (content, "value")):
+        with pytest.raises(ValueError, match=f"key: .*{place} holds {words}"):
+            PrivateKeyJWT(key=key)
+
+
 def test_an_object_can_be_pickled(make_client: MakeClient, tokens: TokenServer) -> None:
     for key in (RSA, P256, ED25519, jwk_of(P256)):
         public_key = (P256 if isinstance(key, dict) else key).public_key()
@@ -198,6 +378,9 @@ ENCRYPTED = [
         ({"d": SECRET_TEXT}, None, ValueError, "no key in the JWK"),
         (HMACAlgorithm.to_jwk(SECRET_TEXT), None, TypeError, "got bytes"),
         (f'{{"kty": "RSA", "d": "{SECRET_TEXT}', None, ValueError, "neither"),
+        (f'{{"private_key": "{SECRET_TEXT}"}}', None, ValueError, "give its member 'private_key'"),
+        (pem(RSA).replace("\n", "\\n"), None, ValueError, r"'\\n' written out"),
+        (pem_of(RSA_CERTIFICATE), None, ValueError, "holds a PEM of 'certificate'"),
         (b"[1]", None, ValueError, "neither"),
         (SECRET_TEXT, None, ValueError, "the str is neither PEM nor a JWK, and as a path"),
         (f"{SECRET_TEXT}\0", None, ValueError, "cannot be read: no path"),

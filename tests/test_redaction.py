@@ -10,6 +10,7 @@ import random
 import re
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -21,7 +22,7 @@ from urllib3.exceptions import ProtocolError
 from alf import BearerTokenAuth, Client, TokenError, TokenManager
 from alf._redaction import redact_error, shown
 from alf._urls import shown_url
-from alf.client_auth import PrivateKeyJWT
+from alf.client_auth import ClientAssertion, PrivateKeyJWT
 from alf.dpop import DPoPKey
 from tests.leaks import SHOWN
 from tests.servers import Api, RawServer, Reply, Request, TokenServer, hang_up, running
@@ -537,6 +538,60 @@ def test_a_key_that_cannot_be_read_is_not_in_local_variables(key: Any) -> None:
         with pytest.raises((TypeError, ValueError)) as failure:
             make()
         assert not [text for text in everything_on(failure.value) if SHOWN.search(text)]
+
+
+@pytest.mark.parametrize("password", ["top-secret", b"top-secret"])
+def test_a_password_and_a_certificate_of_no_use_are_not_in_local_variables(password: Any) -> None:
+    pytest.importorskip("jwt")
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import (
+        BestAvailableEncryption,
+        Encoding,
+        PrivateFormat,
+    )
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    lock = BestAvailableEncryption(b"another")
+    encrypted = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock)
+    for make in (
+        lambda: PrivateKeyJWT(key=encrypted, password=password),
+        lambda: PrivateKeyJWT(key=key, password=password),
+        lambda: DPoPKey(encrypted, password=password),
+        lambda: PrivateKeyJWT(key=key, certificate=password),
+    ):
+        with pytest.raises(ValueError) as failure:
+            make()
+        assert not [text for text in everything_on(failure.value) if SHOWN.search(text)]
+
+
+@pytest.mark.parametrize(
+    "content", ["top-secret", "a.b.c top-secret", b"a.b.top-secret", None, "top-secret.b.c"]
+)
+@pytest.mark.parametrize("kind", ["file", "callable"])
+def test_no_assertion_of_anothers_is_in_local_variables(
+    tokens: TokenServer, tmp_path: Path, kind: str, content: Any
+) -> None:
+    """Whether it is no assertion, or is refused."""
+    tokens.script = lambda request: Reply(
+        401, {"error": "invalid_client", "x": request.body.decode()}
+    )
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    client = Client(
+        token_endpoint=tokens.endpoint,
+        client_id="client-id",
+        client_auth=ClientAssertion(path if kind == "file" else lambda: content),
+    )
+    with client, pytest.raises(TokenError) as failure:
+        client.renew_token()
+    assert not [text for text in everything_on(failure.value) if SHOWN.search(text)]
+
+
+def test_an_assertion_in_the_place_of_its_path_is_not_in_local_variables() -> None:
+    with pytest.raises(ValueError, match="the token itself") as failure:
+        ClientAssertion("top-secret.b.c")
+    assert not [text for text in everything_on(failure.value) if SHOWN.search(text)]
 
 
 def test_an_environment_that_is_wrong_shows_no_secret_in_local_variables(
