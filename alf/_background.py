@@ -38,24 +38,28 @@ class _Workers:
             self._jobs.append(job)
             now = time.monotonic()
             busy = sum(began > now - _SLOW for began in self._running.values())
-            if busy >= _MOST_AT_ONCE:
-                return True
-            # Where green threads are patched in, current_thread() may not be this object.
-            thread = threading.Thread(
-                target=lambda: self._work(thread), name="alf-renewal", daemon=True
-            )
-            # Before it starts, so that the next caller counts it.
-            self._running[thread] = now
-        try:
-            thread.start()
-        except RuntimeError:
-            logger.debug("no thread for a job in the background", exc_info=True)
-            with self._lock:
-                self._running.pop(thread, None)
+            try:
+                if busy < _MOST_AT_ONCE:
+                    self._start(now)
+            except RuntimeError:
+                logger.debug("no thread for a job in the background", exc_info=True)
                 if job in self._jobs:
                     self._jobs.remove(job)
                     return False
         return True
+
+    def _start(self, now: float) -> None:
+        # Where green threads are patched in, current_thread() may not be this object.
+        thread = threading.Thread(
+            target=lambda: self._work(thread), name="alf-renewal", daemon=True
+        )
+        # Before it starts, so that the next caller counts it.
+        self._running[thread] = now
+        try:
+            thread.start()
+        except RuntimeError:
+            del self._running[thread]
+            raise
 
     def wait(self, seconds: float) -> None:
         """Wait until no job is left, for so many seconds at most."""
@@ -68,9 +72,13 @@ class _Workers:
         try:
             while job := self._next_job(me):
                 job()
-        finally:
+        except BaseException:
+            # Killed: the jobs that wait need another thread.
             with self._lock:
                 self._running.pop(me, None)
+                if self._jobs:
+                    self._start(time.monotonic())
+            raise
 
     def _next_job(self, me: threading.Thread) -> Job | None:
         with self._lock:
