@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import getpass
 import io
+import json
 import os
 import re
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,7 +34,7 @@ from alf._inspection import advise, describe, reason
 from alf._redaction import printable
 from alf._urls import shown_url
 from alf.client import Client
-from alf.tokens import TokenError
+from alf.tokens import Token, TokenError
 
 __all__ = ["main"]
 
@@ -46,14 +50,16 @@ exit codes:
   0    all is well
   1    the token endpoint refused, or answered without a token
   2    wrong usage or configuration; output that cannot be written
-  3    no answer: name, connection, TLS, time-out
+  3    no answer: name, connection, TLS, timeout
   4    with --fail: the API answered 4xx or 5xx
   130  interrupted
 """
 
-#: No option is made of these: the secret is for no process list, the other for no command.
+#: These are no options: others could read the secret in the process list, and no command revokes.
 _NO_OPTIONS = {"client_secret", "revocation_endpoint"}
 
+#: Seconds that a token request may take before a terminal is told what takes so long.
+_SLOW = 2.0
 
 #: The name of an option, without its value.
 _LONG_OPTION = re.compile("--[A-Za-z][A-Za-z_-]*")
@@ -85,7 +91,7 @@ class _Parser(argparse.ArgumentParser):
         given, unknown = self.parse_known_args(arguments)
         if unknown:
             names = [found[0] for text in unknown if (found := _LONG_OPTION.match(text))]
-            self.error(f"unrecognized arguments: {', '.join(names) or len(unknown)}")
+            given.parser.error(f"unrecognized arguments: {', '.join(names) or len(unknown)}")
         return given
 
 
@@ -120,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = "; 'alf inspect' says what to try" if isinstance(error, TokenError) else ""
         return _fail(error, hint)
     except (_UsageError, ValueError) as error:
-        _complain(str(error))
+        _complain(f"{error} (see {given.parser.prog} --help)")
         return USAGE
     except OSError as error:
         _give_up_output()
@@ -135,9 +141,16 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     token = commands.add_parser("token", help="print a token", description=_run_token.__doc__)
+    form = token.add_mutually_exclusive_group()
+    form.add_argument(
+        "--header", action="store_true", help="as a header line, for curl -H @- to read"
+    )
+    form.add_argument(
+        "--json", action="store_true", help="as JSON, with its type, scope and time of expiry"
+    )
     token.add_argument("--show", action="store_true", help="in full on a terminal, too")
-    token.add_argument("--renew", action="store_true", help="a new one, whatever is kept")
-    token.set_defaults(run=_run_token)
+    token.add_argument("--renew", action="store_true", help="a new one, even if one is stored")
+    token.set_defaults(run=_run_token, parser=token)
 
     request = commands.add_parser(
         "request", help="call an API with a token", description=_run_request.__doc__
@@ -164,18 +177,23 @@ def _parser() -> _Parser:
         "--fail", action="store_true", help="exit with 4 where it answers 4xx, 5xx"
     )
     request.add_argument("--timeout", metavar="SECONDS", type=_seconds, help="to wait for the API")
-    request.set_defaults(run=_run_request)
+    request.set_defaults(run=_run_request, parser=request)
 
     inspect = commands.add_parser(
         "inspect", help="explain what the endpoint answers", description=_run_inspect.__doc__
     )
-    inspect.set_defaults(run=_run_inspect)
+    inspect.set_defaults(run=_run_inspect, parser=inspect)
 
     for command in (token, request, inspect):
         group = command.add_argument_group(
             "configuration",
             f"Each may be in the environment, too: {PREFIX}SCOPE for --scope. The client's secret "
             f"is in {PREFIX}CLIENT_SECRET or in a file; on a terminal there is a prompt.",
+        )
+        group.add_argument(
+            "--prefix",
+            default=PREFIX,
+            help=f"what the variables' names begin with (default: {PREFIX})",
         )
         for setting in SETTINGS:
             if setting.name not in _NO_OPTIONS:
@@ -187,13 +205,29 @@ def _parser() -> _Parser:
 
 def _run_token(given: argparse.Namespace) -> int:
     """Print a token: masked on a terminal, plain into a pipe or a file."""
-    with _client(given) as client:
+    with _client(given) as client, _note_when_slow(client):
         token = client.renew_token() if given.renew else client.ensure_token()
     text = token.access_token
     if sys.stdout.isatty() and not given.show:
         text = f"{'*' * 12} ({len(text)} characters; --show prints them)"
+    if given.json:
+        text = json.dumps(_described(token, text), indent=2)
+    elif given.header:
+        text = f"Authorization: {token.authorization.partition(' ')[0]} {text}"
     print(text)  # noqa: T201
     return OK
+
+
+def _described(token: Token, text: str) -> dict[str, Any]:
+    """The members of a token endpoint's answer (RFC 6749 §5.1), as of now, and when it expires."""
+    left = None if token.expires_at is None else int(token.expires_at - time.time())
+    return {
+        "access_token": text,
+        "token_type": token.token_type,
+        "expires_in": left,
+        "expires_at": token.expires_at,
+        "scope": token.scope,
+    }
 
 
 def _run_request(given: argparse.Namespace) -> int:
@@ -204,6 +238,7 @@ def _run_request(given: argparse.Namespace) -> int:
     with (
         _client(given) as client,
         _body(given.data) as body,
+        _note_when_slow(client),
         client.request(
             given.method,
             given.url,
@@ -213,9 +248,12 @@ def _run_request(given: argparse.Namespace) -> int:
             stream=True,
         ) as response,
     ):
-        for piece in response.iter_content(65536):
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
+        if sys.stdout.isatty():
+            _show(response)
+        else:
+            for piece in response.iter_content(65536):
+                sys.stdout.buffer.write(piece)
+                sys.stdout.buffer.flush()
     if response.status_code < 400:
         return OK
     status = f"{response.status_code} {response.reason}"
@@ -223,16 +261,42 @@ def _run_request(given: argparse.Namespace) -> int:
     return API_ERROR if given.fail else OK
 
 
+def _show(response: requests.Response) -> None:
+    """Write the body to a terminal: text only, without what would move its cursor."""
+    is_binary, end = False, "\n"
+    try:
+        for text in codecs.iterdecode(response.iter_content(65536), "utf-8", "backslashreplace"):
+            is_binary = "\0" in text
+            if is_binary:
+                break
+            sys.stdout.write(_escaped(text.replace("\r\n", "\n")))
+            sys.stdout.flush()
+            end = text[-1]
+    finally:
+        if end != "\n":  # an error has a line of its own
+            print(flush=True)  # noqa: T201
+    if is_binary:
+        _complain("the body is binary: redirect it to a file or a pipe")
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
 def _run_inspect(given: argparse.Namespace) -> int:
-    """Ask for a new token, and explain the answer; for a failure, what to try."""
+    """Request a new token, and explain the answer; for a failure, what to try."""
     options = _options(given)
     # What is looked at is the endpoint, not what others keep of it.
     options.pop("token_storage", None)
     answers: list[requests.Response] = []
-    with requests.Session() as session, _make(token_session=session, **options) as client:
+    with (
+        requests.Session() as session,
+        _make(given.prefix, token_session=session, **options) as client,
+    ):
         session.hooks["response"].append(lambda response, **_: answers.append(response))
         try:
-            token = client.renew_token()
+            with _note_when_slow(client):
+                token = client.renew_token()
         except requests.exceptions.RequestException as error:
             status = _fail(error)
             _print(*(f"try: {line}" for line in advise(error, options)))
@@ -250,7 +314,25 @@ def _fail(error: requests.exceptions.RequestException, hint: str = "") -> int:
 
 
 def _client(given: argparse.Namespace) -> Client:
-    return _make(**_options(given))
+    return _make(given.prefix, **_options(given))
+
+
+@contextlib.contextmanager
+def _note_when_slow(client: Client) -> Iterator[None]:
+    """Say on a terminal that there is still no token."""
+
+    def note() -> None:
+        if client.token is None:
+            _complain("still waiting for the token endpoint")
+
+    timer = threading.Timer(_SLOW, note)
+    timer.daemon = True
+    if sys.stderr is not None and sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _options(given: argparse.Namespace) -> dict[str, Any]:
@@ -261,22 +343,23 @@ def _options(given: argparse.Namespace) -> dict[str, Any]:
             for setting in SETTINGS
             if (text := getattr(given, setting.name, None)) is not None
         )
-        options = read_environment(PREFIX, arguments)
+        options = read_environment(given.prefix, arguments)
     except (ImportError, ValueError) as error:
         raise _UsageError(str(error)) from None
     if lacks_secret(options) and sys.stdin is not None and sys.stdin.isatty():
         try:
             options["client_secret"] = getpass.getpass("Client secret: ")
         except EOFError:
+            print(file=sys.stderr)  # noqa: T201 (the prompt ends without a line break)
             message = "no client secret"
             raise _UsageError(message) from None
     return options
 
 
-def _make(**options: Any) -> Client:
-    missing = missing_variables(PREFIX, options)
+def _make(prefix: str, **options: Any) -> Client:
+    missing = missing_variables(prefix, options)
     if missing:
-        message = f"not set: {', '.join(missing)}; there are options, too: see alf token --help"
+        message = f"not set: {', '.join(missing)}; there are options, too"
         raise _UsageError(message)
     try:
         return Client(

@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -58,6 +58,13 @@ class Setting:
             message = f"{source}: {error}"
         # Not as a consequence of that error, which may hold the text.
         raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class _KeyFile:
+    """What is in a key file, until it is known what goes with it."""
+
+    key: str = field(repr=False)
 
 
 def parse_header(text: str) -> tuple[str, str]:
@@ -141,7 +148,9 @@ def _parse_storage(text: str) -> Any:
 def _parse_key_file(text: str) -> Any:
     from alf.client_auth import PrivateKeyJWT
 
-    return PrivateKeyJWT(key=_read_text(text))
+    key = _read_text(text)
+    PrivateKeyJWT(key=key)  # raises now if something is wrong with the file
+    return _KeyFile(key)
 
 
 def _parse_assertion_file(text: str) -> Any:
@@ -209,6 +218,8 @@ SETTINGS = (
         _parse_key_file,
         argument="client_auth",
     ),
+    Setting("private_key_id", "the kid by which the server knows that key", Secret),
+    Setting("private_key_algorithm", "what it signs with, such as PS256 or ES256", Secret),
     Setting(
         "client_assertion_file",
         "path of a file with an assertion of another issuer, read for each token request",
@@ -232,6 +243,9 @@ SETTINGS = (
 
 #: Each says where the token endpoint is: the one that is given takes the other's place.
 _PLACES = {"token_endpoint", "issuer"}
+
+#: What goes with a key file, and the argument of a PrivateKeyJWT that it becomes.
+_KEY_DETAILS = {"private_key_id": "key_id", "private_key_algorithm": "algorithm"}
 
 
 def read_settings(texts: Iterable[tuple[Setting, str, str]]) -> dict[str, Any]:
@@ -267,7 +281,26 @@ def read_environment(prefix: str, given: Mapping[str, Any]) -> dict[str, Any]:
         for setting, name in named
         if os.environ.get(name) and setting.keyword not in taken
     ]
-    return {**read_settings(texts), **given}
+    return _with_key({**read_settings(texts), **given}, is_ours="client_auth" not in given)
+
+
+def _with_key(options: dict[str, Any], *, is_ours: bool) -> dict[str, Any]:
+    """The arguments with one PrivateKeyJWT in the place of the key file and its details.
+
+    :param is_ours: whether ``client_auth`` comes from the environment, if it is there.
+    :raises ValueError: there are details and no key file, or they do not fit the key.
+    """
+    details = {name: options.pop(name) for name in _KEY_DETAILS if name in options}
+    key_file = options.get("client_auth")
+    if isinstance(key_file, _KeyFile):
+        from alf.client_auth import PrivateKeyJWT
+
+        arguments = {_KEY_DETAILS[name]: value for name, value in details.items()}
+        options["client_auth"] = PrivateKeyJWT(key=key_file.key, **arguments)
+    elif details and is_ours:
+        message = f"{' and '.join(details)} without private_key_file"
+        raise ValueError(message)
+    return options
 
 
 def lacks_secret(options: Mapping[str, Any]) -> bool:

@@ -23,6 +23,8 @@ from typing import Any
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from alf import Client
 from alf._cli import main
@@ -107,6 +109,13 @@ def start(
     )
 
 
+class Screen(io.StringIO):
+    """What a terminal is written, without what the terminal makes of it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @contextlib.contextmanager
 def terminal() -> Iterator[tuple[int, int]]:
     """Both ends of one: what a user has, and what a program has."""
@@ -145,6 +154,90 @@ def test_a_token_is_masked_on_a_terminal(
         assert os.read(user, 1000).decode() == "************ (7 characters; --show prints them)\r\n"
         assert run("token", "--show").status == 0
         assert os.read(user, 1000) == b"token-2\r\n"
+
+
+def test_a_token_as_a_header(run: Run, tokens: TokenServer) -> None:
+    assert run("token", "--header").out == b"Authorization: Bearer token-1\n"
+    tokens.members = {"token_type": "DPoP"}
+    assert run("token", "--header", "--dpop=yes").out == b"Authorization: DPoP token-2\n"
+
+
+def test_a_token_as_json(run: Run, tokens: TokenServer) -> None:
+    tokens.members = {"scope": "read write"}
+    shown = json.loads(run("token", "--json").out)
+    assert shown == {
+        "access_token": "token-1",
+        "token_type": "Bearer",
+        "expires_in": pytest.approx(3600, abs=60),
+        "expires_at": pytest.approx(time.time() + 3600, abs=60),
+        "scope": "read write",
+    }
+    tokens.expires_in = None
+    shown = json.loads(run("token", "--json").out)
+    assert (shown["expires_in"], shown["expires_at"]) == (None, None)
+
+
+@pytest.mark.parametrize("form", ["--header", "--json"])
+def test_no_form_of_a_token_shows_it_on_a_terminal(
+    run: Run, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    with terminal() as (user, program), open(program, "w", closefd=False) as screen:
+        monkeypatch.setattr(sys, "stdout", screen)
+        assert run("token", form).status == 0
+        shown = os.read(user, 1000).decode()
+        assert "************ (7 characters; --show prints them)" in shown
+        assert "token-1" not in shown
+        assert run("token", form, "--show").status == 0
+        assert b"token-2" in os.read(user, 1000)
+
+
+def test_another_prefix_is_another_profile(run: Run, tokens: TokenServer) -> None:
+    reports = {
+        "REPORTS_TOKEN_ENDPOINT": f"{tokens.url}/reports",
+        "REPORTS_CLIENT_ID": "reports",
+        "REPORTS_CLIENT_SECRET": SECRET,
+    }
+    for command in ("token", "inspect"):
+        assert run(command, "--prefix", "REPORTS_", ALF_SCOPE="read", **reports).status == 0
+    assert [request.path for request in tokens.requests] == ["/reports"] * 2
+    assert "scope" not in tokens.requests[0].form
+    done = run("token", "--prefix=OTHER_")
+    assert done.status == 2
+    assert "not set: OTHER_TOKEN_ENDPOINT (or OTHER_ISSUER), OTHER_CLIENT_ID" in done.err
+
+
+def test_a_token_request_that_takes_long_is_mentioned_on_a_terminal(tokens: TokenServer) -> None:
+    noted = threading.Event()
+
+    def answer(_request: Any) -> Reply:
+        noted.wait(20)
+        return tokens.granted()
+
+    tokens.replies = [answer]
+    with terminal() as (user, program):
+        process = start("token", stderr=program)
+        shown = b""
+        while not shown.endswith(b"\n"):
+            shown += os.read(user, 1000)
+        noted.set()
+        printed, _ = process.communicate(timeout=30)
+    assert shown == b"alf: still waiting for the token endpoint\r\n"
+    assert (process.returncode, printed) == (0, b"token-1\n")
+
+
+def test_an_api_that_takes_long_is_not_the_token_endpoint(tokens: TokenServer, api: Api) -> None:
+    def answer(_request: Any) -> Reply:
+        time.sleep(2.5)  # longer than a token request may take unmentioned
+        return Reply(200, b"late")
+
+    api.pages["/"] = answer
+    with terminal() as (user, program):
+        process = start("request", "GET", api.url, stderr=program)
+        printed, _ = process.communicate(timeout=30)
+        os.set_blocking(user, False)
+        with pytest.raises(BlockingIOError):
+            os.read(user, 1000)
+    assert (process.returncode, printed) == (0, b"late")
 
 
 def test_a_token_can_be_written_to_any_stream(run: Run) -> None:
@@ -228,7 +321,11 @@ def test_no_endpoint_at_all(run: Run) -> None:
     [
         ((), "required: COMMAND (see alf --help)"),
         (("tokens",), "invalid choice (choose from"),
-        (("token", "--scop", SECRET), "unrecognized arguments: --scop (see"),
+        (("token", "--scop", SECRET), "unrecognized arguments: --scop (see alf token --help)"),
+        (("request", "GET"), "URL (see alf request --help)"),
+        (("inspect", "--token-timeout", "soon"), "(see alf inspect --help)"),
+        (("token", "--json", "--header"), "not allowed with argument --json (see alf token"),
+        (("token", "--private-key-id", SECRET), "private_key_id without private_key_file"),
         (("token", f"--secret={SECRET}", f"-s{SECRET}"), "unrecognized arguments: --secret (see"),
         (("token", SECRET), "unrecognized arguments: 1 (see"),
         ((SECRET,), "invalid choice (choose from"),
@@ -352,11 +449,46 @@ def test_the_secret_is_asked_for_on_a_terminal(
         os.write(user, typed)
         printed, complaint = process.communicate(timeout=30)
         assert (process.returncode, printed) == (status, out)
-        assert complaint.decode() == ("\n" if out else "alf: no client secret\n")
+        complaints = complaint.decode().splitlines()
+        assert complaints == [
+            "",
+            *([] if out else ["alf: no client secret (see alf token --help)"]),
+        ]
         os.set_blocking(user, False)
         with contextlib.suppress(BlockingIOError):
             assert b"typed" not in os.read(user, 1000)
     assert [request.form["client_secret"] for request in tokens.requests] == ["typed"] * bool(out)
+
+
+@pytest.mark.parametrize("where", ["options", "variables"])
+def test_what_goes_with_a_key_file(
+    run: Run,
+    tokens: TokenServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    jwt = pytest.importorskip("jwt")
+    key = ec.generate_private_key(ec.SECP256R1())
+    path = tmp_path / "key.pem"
+    path.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )
+    settings = {
+        "private_key_file": str(path),
+        "private_key_id": "key-1",
+        "private_key_algorithm": "ES256",
+    }
+    variables = {f"ALF_{name.upper()}": text for name, text in settings.items()}
+    monkeypatch.delenv("ALF_CLIENT_SECRET")
+    options = [f"--{name.replace('_', '-')}={text}" for name, text in settings.items()]
+    done = run("token", **variables) if where == "variables" else run("token", *options)
+    assert (done.status, done.err) == (0, "")
+    header = jwt.get_unverified_header(tokens.requests[0].form["client_assertion"])
+    assert (header["kid"], header["alg"]) == ("key-1", "ES256")
+    done = run("token", *options, "--private-key-algorithm=RS256")
+    assert done.status == 2
+    assert "algorithm must be one of ES256" in done.err
 
 
 # -- alf request -------------------------------------------------------------------------------
@@ -369,6 +501,52 @@ def test_the_body_goes_to_standard_output_as_it_is(run: Run, api: Api) -> None:
     assert (done.status, done.out, done.err) == (0, body, "")
     assert api.requests[0].method == "GET"
     assert api.requests[0].authorization == "Bearer token-1"
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b"Gr\xc3\xbc\xc3\x9fe\tline\r\nmore\n", "Grüße\tline\nmore\n"),
+        (b"\x1b[2J\xc2\x9b\xff\x07", r"\x1b[2J\x9b\xff\x07" + "\n"),
+        (b"no line break", "no line break\n"),
+        (b"cut \xc3", r"cut \xc3" + "\n"),
+        (b"", ""),
+    ],
+)
+def test_a_terminal_is_shown_text_alone(
+    run: Run, api: Api, monkeypatch: pytest.MonkeyPatch, body: bytes, shown: str
+) -> None:
+    api.pages["/"] = Reply(200, body)
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert run("request", "GET", api.url).status == 0
+    assert screen.getvalue() == shown
+
+
+def test_a_terminal_is_not_shown_what_is_binary(
+    run: Run, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.pages["/"] = Reply(200, b"text" * 20_000 + bytes(range(256)))
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    done = run("request", "GET", api.url)
+    assert (done.status, done.err) == (
+        0,
+        "alf: the body is binary: redirect it to a file or a pipe\n",
+    )
+    assert screen.getvalue().rstrip("tex\n") == ""
+
+
+def test_an_error_has_a_line_of_its_own_on_a_terminal(tokens: TokenServer, api: Api) -> None:
+    api.pages["/"] = Reply(404, b"no such page")
+    with terminal() as (user, program):
+        process = start("request", "GET", api.url, stdout=program, stderr=program)
+        assert process.wait(30) == 0
+        os.set_blocking(user, False)
+        assert os.read(user, 1000).decode().splitlines() == [
+            "no such page",
+            f"alf: GET {api.url} answered 404 Not Found",
+        ]
 
 
 def test_data_and_headers_go_out(run: Run, api: Api) -> None:
