@@ -42,11 +42,6 @@ client = alf.Client(token_endpoint=TOKEN_ENDPOINT, client_id="client-id", client
 import django.conf
 django.conf.settings.configure()
 """,
-    "/run/secrets": """
-import tempfile
-secrets = tempfile.TemporaryDirectory()
-open(secrets.name + "/client-secret", "w").write("secret")
-""",
 }
 
 #: What calls what some examples define.
@@ -152,7 +147,6 @@ def test_an_example_runs(
         "http://example.com": api.url,
         "https://api.example.com": api.url,
         '"api.example.com"': '"127.0.0.1"',
-        '"/run/secrets/client-secret"': 'secrets.name + "/client-secret"',
     }.items():
         code = code.replace(there, here)
     names = {
