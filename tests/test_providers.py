@@ -34,11 +34,16 @@ RECIPE = re.compile(
     re.MULTILINE,
 )
 
-#: The page's code blocks by name.
-RECIPES = {
-    block["name"]: textwrap.dedent(block["code"])
-    for block in RECIPE.finditer(PAGE.read_text(encoding="utf-8"))
-}
+
+def recipes_of(page: Path) -> dict[str, str]:
+    """A page's code blocks by name."""
+    return {
+        block["name"]: textwrap.dedent(block["code"])
+        for block in RECIPE.finditer(page.read_text(encoding="utf-8"))
+    }
+
+
+RECIPES = recipes_of(PAGE)
 PREAMBLE = RECIPES.pop("preamble")
 
 INVALID_CLIENT = Reply(401, {"error": "invalid_client", "error_description": "Unknown client"})

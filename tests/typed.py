@@ -12,6 +12,7 @@ from requests.adapters import HTTPAdapter
 from typing_extensions import assert_type
 
 from alf import BearerTokenAuth, Client, NoAuth, Token, TokenError, TokenManager
+from alf.grants import JWTBearerGrant, TokenExchange
 from alf.testing import FakeAPI, FakeTokenEndpoint, StaticToken
 
 
@@ -38,6 +39,13 @@ client = Client(
     token_timeout=(3.05, 10),
     token_hosts=("api.example.com",),
 )
+
+Client(
+    token_endpoint="https://id.example.com/token",
+    grant=JWTBearerGrant(lambda audience: f"a JWT for {audience}"),
+)
+client.with_options(grant=JWTBearerGrant(key="PEM", issuer="a", audience=["b"], claims={"c": 1}))
+client.with_options(grant=TokenExchange(subject_token="path", subject_token_type="jwt"))
 
 # Wherever a Session is.
 session: requests.Session = client
@@ -86,6 +94,8 @@ manager = TokenManager("https://id.example.com/token", "client-id", "secret")
 assert_type(manager.get_token(), str)
 
 # What must be errors.
+TokenExchange(subject_token="path")  # type: ignore[call-arg]
+Client(token_endpoint="https://id.example.com/token", grant="jwt-bearer")  # type: ignore[arg-type]
 Client(client_id=1)  # type: ignore[arg-type]
 Client(client_id="client-id", token_hots=["a"])  # type: ignore[call-arg]
 Client("https://id.example.com/token", client_id="client-id")  # type: ignore[misc]

@@ -75,6 +75,10 @@ class ForeignIssuer(Server):
         self._key = RSAKey.generate_key(2048, {"kid": "foreign-key", "alg": "RS256", "use": "sig"})
         self._jwks = KeySet([self._key]).as_dict(private=False)
 
+    @property
+    def private_key(self) -> bytes:
+        return self._key.as_pem(private=True)
+
     def sign(self, subject: str, audience: str, **claims: Any) -> str:
         """A JWT about the subject that lives a minute."""
         now = int(time.time())

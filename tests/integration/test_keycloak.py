@@ -25,6 +25,7 @@ from joserfc.jwk import Key
 from alf import Client, TokenError, TokenManager
 from alf.client_auth import PrivateKeyJWT
 from alf.events import Event, RenewalFailed
+from alf.grants import JWTBearerGrant, TokenExchange
 from alf.storages import FileStorage
 from tests.integration.apis import (
     AuthorizationServer,
@@ -334,32 +335,59 @@ def test_a_token_is_exchanged_for_one_of_another_audience(
     keycloak: AuthorizationServer, jwt_api: JwtApi
 ) -> None:
     with client_of(keycloak, "front") as front:
-        subject_token = front.ensure_token().access_token
         subject = claims_of(keycloak, front)["sub"]
-    exchange = {
-        "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
-        "subject_token": subject_token,
-        "subject_token_type": ACCESS_TOKEN,
-    }
-    with client_of(keycloak, "exchange", scope="orders", token_params=exchange) as client:
-        claims = client.get(jwt_api.url).json()
-        extra = client.ensure_token().extra
+        grant = TokenExchange(
+            subject_token=lambda: front.ensure_token().access_token,
+            subject_token_type="access_token",
+            requested_token_type="access_token",
+        )
+        with client_of(keycloak, "exchange", scope="orders", grant=grant) as client:
+            claims = client.get(jwt_api.url).json()
+            client.renew_token()
+            assert client.get(jwt_api.url).status_code == 200
+            extra = client.ensure_token().extra
     assert (claims["sub"], claims["azp"]) == (subject, "exchange")
     assert extra["issued_token_type"] == ACCESS_TOKEN
 
 
+def test_a_token_that_must_not_be_exchanged_is_the_servers_error(
+    keycloak: AuthorizationServer,
+) -> None:
+    grant = TokenExchange(subject_token=lambda: "not-a-token", subject_token_type="access_token")
+    with (
+        client_of(keycloak, "exchange", grant=grant) as client,
+        pytest.raises(TokenError, match="invalid_request") as caught,
+    ):
+        client.ensure_token()
+    assert "not-a-token" not in str(caught.value)
+
+
 @pytest.mark.capability("JWT authorization grant (RFC 7523)")
 @pytest.mark.parametrize("endpoint", ["issuer", "token_endpoint"])
+@pytest.mark.parametrize("is_signed_here", [True, False])
 def test_an_assertion_of_another_issuer_is_exchanged_for_a_token_of_its_subject(
-    keycloak: AuthorizationServer, jwt_api: JwtApi, foreign_issuer: ForeignIssuer, endpoint: str
+    keycloak: AuthorizationServer,
+    jwt_api: JwtApi,
+    foreign_issuer: ForeignIssuer,
+    endpoint: str,
+    is_signed_here: bool,
 ) -> None:
-    grant = {
-        "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer",
-        "assertion": foreign_issuer.sign("foreign-user", getattr(keycloak, endpoint)),
-    }
-    with client_of(keycloak, "jwt-grant", scope="orders", token_params=grant) as client:
-        response = client.get(jwt_api.url)
-    assert response.json()["azp"] == "jwt-grant"
+    audience = getattr(keycloak, endpoint)
+    if is_signed_here:
+        grant = JWTBearerGrant(
+            key=foreign_issuer.private_key,
+            key_id="foreign-key",
+            issuer=foreign_issuer.url,
+            subject="foreign-user",
+            audience=audience,
+        )
+    else:
+        grant = JWTBearerGrant(lambda: foreign_issuer.sign("foreign-user", audience))
+    with client_of(keycloak, "jwt-grant", scope="orders", grant=grant) as client:
+        assert client.get(jwt_api.url).json()["azp"] == "jwt-grant"
+        # Keycloak accepts each assertion once.
+        client.renew_token()
+        assert client.get(jwt_api.url).status_code == 200
 
 
 # -- What goes wrong -----------------------------------------------------------------------------
