@@ -19,6 +19,7 @@ from alf._answers import read_members
 from alf._retries import retry_after
 from alf._texts import has_outer_blanks, without_line_break
 from alf._urls import shown_url
+from alf.client_auth import ClientAssertion, ClientSecretJWT, PrivateKeyJWT, SignedClientAuth
 from alf.tokens import Token, TokenError, parse_expires_in
 
 __all__ = ["advise", "describe", "reason"]
@@ -90,10 +91,12 @@ def advise(error: RequestException, options: Mapping[str, Any]) -> Iterator[str]
     response = error.response
     if response is not None and _may_be_the_secret(response, options.get("client_secret")):
         yield "the client secret without the white space that it begins or ends with"
+    if isinstance(error, TokenError) and response is not None:
+        yield from _advise_on_assertion(error, response, options)
     if not isinstance(error, TokenError):
         yield from _advise_without_answer(error)
     elif response is None:
-        yield "an option for what the message misses; the issuer's URL, letter by letter"
+        yield "what the message names: an option, a file, or the issuer's URL, letter by letter"
     elif error.error == "unauthorized_client" and response.status_code == 401:
         # Keycloak's code for a wrong secret, too; RFC 6749 §5.2 has 401 for invalid_client alone.
         yield from (*_ADVICE["invalid_client"][:1], *_ADVICE["unauthorized_client"])
@@ -161,6 +164,34 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     ),
     "temporarily_unavailable": ("again in a while, with --token-retry 3",),
 }
+
+
+#: Error codes with which servers refuse a client's assertion.
+_ASSERTION_REFUSALS = ("invalid_client", "unauthorized_client", "invalid_grant", "invalid_request")
+
+
+def _advise_on_assertion(
+    error: TokenError, response: requests.Response, options: Mapping[str, Any]
+) -> Iterator[str]:
+    """What may be wrong with an assertion that was refused."""
+    if response.status_code != 401 and error.error not in _ASSERTION_REFUSALS:
+        return
+    client_auth = options.get("client_auth")
+    if isinstance(client_auth, ClientAssertion):
+        yield "whether the server trusts the assertion's issuer, for its subject and its audience"
+    if client_auth == ClientSecretJWT.method:
+        client_auth = ClientSecretJWT()
+    if not isinstance(client_auth, SignedClientAuth):
+        return
+    if isinstance(client_auth, PrivateKeyJWT):
+        yield "whether the server has the public key, by the key_id= or certificate= that is sent"
+    if client_auth.issuer is not None or options.get("issuer") is not None:
+        yield "audience='<the token endpoint>' for the assertion: it was for the issuer (RFC 10070)"
+        yield "typ='JWT' for the assertion: it was client-authentication+jwt (RFC 10070)"
+    else:
+        yield "issuer= for the assertion: some servers want it as the audience, with another typ"
+        yield "audience= and typ= for the assertion, as the server documents them"
+    yield "this machine's clock: the server compares the assertion's times with its own"
 
 
 def _may_be_the_secret(response: requests.Response, client_secret: Any) -> bool:

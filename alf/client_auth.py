@@ -147,13 +147,13 @@ class TLSClientAuth(NoClientAuth):
     needs_tls = True
 
 
-class _AssertionAuth(ClientAuth):
+class SignedClientAuth(ClientAuth):
     """A JWT that says who the client is, signed anew for each try (RFC 7523 §2.2)."""
 
     params = ASSERTION_PARAMS
 
     def __init__(self, issuer: str | None, assertion: Assertion) -> None:
-        self._issuer = None if issuer is None else check_issuer(issuer)
+        self.issuer = None if issuer is None else check_issuer(issuer)
         self._assertion = assertion
 
     def __repr__(self) -> str:
@@ -161,14 +161,14 @@ class _AssertionAuth(ClientAuth):
         return f"{type(self).__name__}({getattr(self, '_assertion', '')})"
 
     def _assert(self, credentials: Credentials, sign: Callable[[bytes], bytes]) -> Sign:
-        is_issuer = self._issuer is not None or credentials.is_issuer
+        is_issuer = self.issuer is not None or credentials.is_issuer
 
         def add_assertion(request: requests.PreparedRequest) -> requests.PreparedRequest:
             assertion = self._assertion.encode(
                 sign,
                 issuer=credentials.client_id,
                 subject=credentials.client_id,
-                audience=self._issuer or credentials.audience,
+                audience=self.issuer or credentials.audience,
                 # A server that is not named by its issuer may be one from before RFC 10070.
                 typ="client-authentication+jwt" if is_issuer else "JWT",
             )
@@ -177,7 +177,7 @@ class _AssertionAuth(ClientAuth):
         return add_assertion
 
 
-class ClientSecretJWT(_AssertionAuth):
+class ClientSecretJWT(SignedClientAuth):
     """A JWT signed with the secret (OpenID Connect Core §9); needs the extra ``jwt``.
 
     :param algorithm: ``HS256``, ``HS384`` or ``HS512``.
@@ -246,7 +246,7 @@ class ClientSecretJWT(_AssertionAuth):
             )
 
 
-class PrivateKeyJWT(_AssertionAuth):
+class PrivateKeyJWT(SignedClientAuth):
     """A JWT signed with the client's private key (OpenID Connect Core §9, RFC 7523 §2.2).
 
     >>> client_auth = PrivateKeyJWT(key=Path("key.pem"), algorithm="ES256", key_id="key-1")

@@ -887,6 +887,63 @@ def test_inspect_says_what_to_try(run: Run, tokens: TokenServer, reply: Reply, w
     assert words in done.out.decode()
 
 
+@pytest.mark.parametrize("place", ["--token-endpoint", "--issuer"])
+@pytest.mark.parametrize("way", ["key", "secret"])
+@pytest.mark.parametrize(
+    "reply",
+    [Reply(401), *(Reply(400, {"error": code}) for code in ("invalid_client", "invalid_grant"))],
+)
+def test_inspect_names_the_switches_of_a_signed_assertion_that_is_refused(
+    run: Run, tokens: TokenServer, tmp_path: Path, place: str, way: str, reply: Reply
+) -> None:
+    pytest.importorskip("jwt")
+    from alf._jose import generate_key
+    from alf._keys import key_as_pem
+
+    (tmp_path / "key.pem").write_text(key_as_pem(generate_key()))
+    metadata = {"issuer": tokens.url, "token_endpoint": tokens.endpoint}
+    tokens.script = lambda request: Reply(body=metadata) if request.method == "GET" else reply
+    url = tokens.url if place == "--issuer" else tokens.endpoint
+    if way == "key":
+        options = ["--private-key-file", str(tmp_path / "key.pem")]
+        secret = ""
+    else:
+        options, secret = ["--client-auth", "client_secret_jwt"], "top-secret" * 4
+    done = run("inspect", place, url, *options, ALF_CLIENT_SECRET=secret)
+    tried = [line for line in done.out.decode().splitlines() if "for the assertion" in line]
+    if place == "--issuer":
+        assert "audience='<the token endpoint>'" in tried[0]
+        assert "typ='JWT'" in tried[1]
+    else:
+        assert "issuer=" in tried[0]
+        assert "audience= and typ=" in tried[1]
+    assert ("key_id=" in done.out.decode()) == (way == "key")
+
+
+def test_inspect_says_little_of_a_signed_assertion_if_something_else_is_wrong(
+    run: Run, tokens: TokenServer
+) -> None:
+    pytest.importorskip("jwt")
+    tokens.replies = [Reply(400, {"error": "invalid_scope"})]
+    done = run("inspect", "--client-auth", "client_secret_jwt")
+    assert "for the assertion" not in done.out.decode()
+    assert "spelling of the scope" in done.out.decode()
+
+
+def test_inspect_of_an_assertion_of_another_issuer_that_is_refused(
+    run: Run, tokens: TokenServer, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("e30.e30.c2ln")
+    tokens.replies = [Reply(401, {"error": "invalid_client"})]
+    path = str(tmp_path / "token")
+    done = run("inspect", "--client-assertion-file", path, ALF_CLIENT_SECRET="")
+    assert "trusts the assertion's issuer" in done.out.decode()
+    (tmp_path / "token").write_text("not a token")
+    done = run("inspect", "--client-assertion-file", path, ALF_CLIENT_SECRET="")
+    assert f"the file '{path}' is not a valid token" in done.err
+    assert "not a token" not in done.err + done.out.decode()
+
+
 @pytest.mark.parametrize("secret", [f" {SECRET}", f"{SECRET} \n"])
 @pytest.mark.parametrize("is_file", [False, True])
 def test_inspect_names_blanks_around_a_refused_secret(
