@@ -39,6 +39,7 @@ TEST = [
     *HTTPX,
     *JWT,
     "aiohttp",
+    "boto3>=1.42",
     "build",
     "CacheControl",
     "cachelib",
