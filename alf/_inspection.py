@@ -16,6 +16,7 @@ import requests
 from requests.exceptions import ProxyError, RequestException, SSLError, Timeout
 
 from alf._answers import read_members
+from alf._known_errors import advise_on_words
 from alf._retries import retry_after
 from alf._texts import has_outer_blanks, without_line_break
 from alf._urls import shown_url
@@ -97,9 +98,13 @@ def advise(error: RequestException, options: Mapping[str, Any]) -> Iterator[str]
         yield from _advise_without_answer(error)
     elif response is None:
         yield "what the message names: an option, a file, or the issuer's URL, letter by letter"
+    elif known := advise_on_words(response.status_code, error.error, error.error_description):
+        yield from known
     elif error.error == "unauthorized_client" and response.status_code == 401:
-        # Keycloak's code for a wrong secret, too; RFC 6749 §5.2 has 401 for invalid_client alone.
+        # RFC 6749 §5.2 has 401 for invalid_client alone.
         yield from (*_ADVICE["invalid_client"][:1], *_ADVICE["unauthorized_client"])
+    elif error.error == "invalid_scope" and "," in str(options.get("scope")):
+        yield "blanks, not commas, between the scopes (RFC 6749 §3.3)"
     elif (error.error or "") in _ADVICE:
         yield from _ADVICE[error.error or ""]
     elif response.ok:
@@ -205,6 +210,8 @@ def _advise_without_answer(error: RequestException) -> Iterator[str]:
     causes = list(_causes(error))
     if isinstance(error, ProxyError):
         yield "the proxy's address and password in HTTPS_PROXY; NO_PROXY for hosts that need none"
+    elif alert := _alert_about_certificate(causes):
+        yield alert
     elif any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         yield "REQUESTS_CA_BUNDLE=/path/to/ca.pem, where the certificate is of a private authority"
         yield "whether the host's name is the one in the certificate, and the certificate in date"
@@ -220,6 +227,26 @@ def _advise_without_answer(error: RequestException) -> Iterator[str]:
         yield "a URL such as https://id.example.com/oauth/token"
     else:
         yield "whether the server runs, and listens on this port; http for https, or the reverse"
+
+
+#: TLS alerts about a client's certificate (RFC 8446 §6.2), in OpenSSL's names.
+_CERTIFICATE_ALERTS = {
+    "CERTIFICATE_REQUIRED": "--token-cert: the server demands a client certificate",
+    "ALERT_HANDSHAKE_FAILURE": "--token-cert, if the server demands a client certificate",
+    "ALERT_CERTIFICATE_EXPIRED": "a new client certificate: the server says that it has expired",
+    "ALERT_UNKNOWN_CA": "a client certificate of an authority that the server knows",
+    "ALERT_BAD_CERTIFICATE": "another client certificate: the server refuses this one",
+    "ALERT_CERTIFICATE_UNKNOWN": "another client certificate: the server refuses this one",
+    "ALERT_CERTIFICATE_REVOKED": "another client certificate: this one has been revoked",
+}
+
+
+def _alert_about_certificate(causes: list[BaseException]) -> str | None:
+    reasons = [str(cause.reason) for cause in causes if isinstance(cause, ssl.SSLError)]
+    for name, advice in _CERTIFICATE_ALERTS.items():
+        if any(reason.endswith(name) for reason in reasons):
+            return advice
+    return None
 
 
 def _advise_on_success(response: requests.Response) -> Iterator[str]:
@@ -238,7 +265,7 @@ def _advise_on_status(response: requests.Response) -> Iterator[str]:
         yield from _ADVICE["invalid_client"]
     elif status == 403:
         yield "whether this address or network may call it, and the client may have tokens"
-    elif status in (404, 405, 410):
+    elif status in (404, 405, 410, 501):
         yield "the path of the URL: this one is no token endpoint"
         yield "the provider's metadata: --issuer finds the token endpoint by itself"
     elif status == 407:
@@ -339,6 +366,6 @@ def _words(cause: BaseException) -> str:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return cause.verify_message
     if isinstance(cause, ssl.SSLError):
-        return str(cause.reason)
+        return str(cause.reason or cause.strerror)
     strerror = getattr(cause, "strerror", None)
     return strerror if isinstance(strerror, str) else type(cause).__name__

@@ -163,7 +163,11 @@ def as_dpop_key(dpop: Any) -> DPoPKey | None:
         return None
     if isinstance(dpop, DPoPKey):
         return dpop
-    return DPoPKey(None if dpop is True else dpop)
+    try:
+        return DPoPKey(None if dpop is True else dpop)
+    except (TypeError, ValueError) as error:
+        message = f"dpop must be True, a DPoPKey, or a private key; {error}"
+        raise type(error)(message) from None
 
 
 def asks_for_nonce(response: requests.Response) -> bool:

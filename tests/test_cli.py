@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -1032,6 +1033,50 @@ def test_inspect_of_a_certificate_that_nobody_vouches_for(run: Run) -> None:
     assert done.status == 3
     assert "TLS failed (unable to get local issuer certificate)" in done.err
     assert "REQUESTS_CA_BUNDLE" in done.out.decode()
+
+
+@pytest.mark.parametrize(
+    ("is_expired", "words"),
+    [(None, "demands a client certificate"), (True, "has expired"), (False, "an authority that")],
+)
+def test_inspect_of_a_server_that_refuses_the_client_certificate(
+    run: Run, tmp_path: Path, is_expired: bool | None, words: str
+) -> None:
+    authority, others = trustme.CA(), trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    options = []
+    if is_expired is not None:
+        issuer = authority if is_expired else others
+        past = datetime(2020, 1, 1, tzinfo=timezone.utc)
+        certificate = issuer.issue_cert("c@example.com", not_after=past if is_expired else None)
+        certificate.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "client.pem"))
+        options = ["--token-cert", str(tmp_path / "client.pem")]
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection.dup() as spare:
+            with contextlib.suppress(ssl.SSLError):
+                context.wrap_socket(connection, server_side=True)
+            # Unread bytes would make a reset of the end, and the alert would be lost.
+            spare.shutdown(socket.SHUT_WR)
+            while spare.recv(1024):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        endpoint = f"https://127.0.0.1:{listener.getsockname()[1]}/token"
+        done = run(
+            *("inspect", "--token-endpoint", endpoint, *options),
+            REQUESTS_CA_BUNDLE=str(tmp_path / "ca.pem"),
+        )
+        thread.join()
+    assert done.status == 3
+    assert words in done.out.decode()
 
 
 # -- the rest ----------------------------------------------------------------------------------
