@@ -21,6 +21,7 @@ import requests
 from requests.structures import CaseInsensitiveDict
 
 import alf
+from alf._advice import advise
 from alf._environment import (
     SETTINGS,
     lacks_secret,
@@ -30,7 +31,7 @@ from alf._environment import (
     read_environment,
     read_settings,
 )
-from alf._inspection import advise, describe, reason
+from alf._inspection import describe, reason
 from alf._redaction import printable
 from alf._urls import shown_url
 from alf.client import Client

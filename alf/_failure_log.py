@@ -6,7 +6,8 @@ import logging
 
 from requests.exceptions import RequestException
 
-from alf._inspection import advise, reason
+from alf._advice import advise
+from alf._inspection import reason
 
 __all__ = ["is_logged", "log_failure"]
 
