@@ -14,12 +14,17 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import RSAKey, import_key
@@ -61,6 +66,7 @@ class Provider:
     :param auth: how the client says who it is.
     :param client_id: the client's identifier.
     :param audience: the audience of an assertion, if it is not the token endpoint.
+    :param has_certificate: whether an assertion names the key's certificate.
     :param dpop: whether tokens are bound to a key, and proofs have a nonce.
     :param form: the parameters, besides those that say who the client is.
     :param headers: the headers, besides the usual ones.
@@ -81,6 +87,7 @@ class Provider:
     auth: Literal["basic", "form", "assertion", "password", "certificate"] = "basic"
     client_id: str = "client-id"
     audience: str | None = None
+    has_certificate: bool = False
     dpop: bool = False
     form: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -134,6 +141,16 @@ PROVIDERS = {
         ),
         means=("invalid_client", "Client credentials are invalid"),
         refusal=Reply(401, {"errors": [{"code": 38190, "title": "Invalid access token"}]}),
+    ),
+    "apple": Provider(
+        "https://account.apple.com/auth/oauth2/token",
+        auth="assertion",
+        audience="https://account.apple.com/auth/oauth2/v2/token",
+        form={"scope": "business.api"},
+        answer={"token_type": "Bearer", "expires_in": 3600, "scope": "business.api"},
+        scope="business.api",
+        error=Reply(400, {"error": "invalid_client"}),
+        means=("invalid_client", None),
     ),
     "atlassian": Provider(
         "https://auth.atlassian.com/oauth/token",
@@ -297,6 +314,23 @@ PROVIDERS = {
             },
         ),
         means=("invalid_client", "AADSTS7000215: Invalid client secret provided."),
+    ),
+    "entra-id-certificate": Provider(
+        "https://login.microsoftonline.com/tenant-id/oauth2/v2.0/token",
+        auth="assertion",
+        has_certificate=True,
+        form={"scope": "https://graph.microsoft.com/.default"},
+        answer={"token_type": "Bearer", "expires_in": 3599, "ext_expires_in": 3599},
+        lifetime=3599,
+        error=Reply(
+            401,
+            {
+                "error": "invalid_client",
+                "error_description": "AADSTS700027: The certificate is not registered.",
+                "error_codes": [700027],
+            },
+        ),
+        means=("invalid_client", "AADSTS700027: The certificate is not registered."),
     ),
     "entra-id-v1": Provider(
         "https://login.microsoftonline.com/tenant-id/oauth2/token",
@@ -638,10 +672,17 @@ class StandIn(Server):
 
     def is_signed(self, assertion: str) -> bool:
         try:
-            token = jwt.decode(assertion, self.key)
+            token = jwt.decode(assertion, self.key, algorithms=["RS256", "PS256"])
         except JoseError:
             return False
-        self.compare("kid", token.header.get("kid"), "key-id")
+        self.compare("typ", token.header.get("typ"), "JWT")
+        if self.provider.has_certificate:
+            sha256 = certificate_of(self.key).fingerprint(SHA256())
+            thumbprint = base64.urlsafe_b64encode(sha256).decode().rstrip("=")
+            self.compare("x5t#S256", token.header.get("x5t#S256"), thumbprint)
+            self.compare("alg", token.header["alg"], "PS256")
+        else:
+            self.compare("kid", token.header.get("kid"), "key-id")
         audience = self.provider.audience or self.endpoint
         for name, value in {"iss": "client-id", "sub": "client-id", "aud": audience}.items():
             self.compare(name, token.claims.get(name), value)
@@ -678,6 +719,22 @@ class StandIn(Server):
         return Reply(body={"hello": "world"})
 
 
+def certificate_of(key: RSAKey) -> x509.Certificate:
+    """The certificate of this key: the same one each time."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "client")])
+    now = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key)
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key.private_key, SHA256())
+    )
+
+
 Cook = Callable[..., tuple[Client, StandIn]]
 
 
@@ -706,6 +763,9 @@ def cook(
     def run(name: str, *, is_wrong: bool = False) -> tuple[Client, StandIn]:
         provider = PROVIDERS[name]
         Path("private-key.pem").write_bytes(keys[is_wrong].as_pem(private=True))
+        if provider.has_certificate:
+            pem = certificate_of(keys[is_wrong]).public_bytes(Encoding.PEM)
+            Path("certificate.pem").write_bytes(pem)
         stand_in = StandIn(provider, keys[0])
         made.append(stand_in.stop)
         if provider.auth == "certificate":

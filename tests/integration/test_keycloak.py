@@ -23,7 +23,7 @@ from joserfc import jwt
 from joserfc.jwk import Key
 
 from alf import Client, TokenError, TokenManager
-from alf.client_auth import PrivateKeyJWT
+from alf.client_auth import ClientAssertion, PrivateKeyJWT
 from alf.events import Event, RenewalFailed
 from alf.grants import JWTBearerGrant, TokenExchange
 from alf.storages import FileStorage
@@ -262,6 +262,27 @@ def test_an_assertion_of_another_issuer_is_accepted(
 
     with client_of(keycloak, "federated", client_secret=None, client_auth=add_assertion) as client:
         assert claims_of(keycloak, client)["azp"] == "federated"
+        client.renew_token()
+        assert claims_of(keycloak, client)["azp"] == "federated"
+
+
+@pytest.mark.capability("Client assertions of another issuer")
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_workload_identity_is_accepted_and_read_anew(
+    keycloak: AuthorizationServer, foreign_issuer: ForeignIssuer, tmp_path: Path, is_file: bool
+) -> None:
+    path = tmp_path / "token"
+
+    def issue(audience: str) -> str:
+        return foreign_issuer.sign("workload", audience)
+
+    path.write_text(issue(keycloak.issuer))
+    source: Any = path if is_file else issue
+    with Client(
+        issuer=keycloak.issuer, client_id="federated", client_auth=ClientAssertion(source)
+    ) as client:
+        assert claims_of(keycloak, client)["azp"] == "federated"
+        path.write_text(issue(keycloak.issuer))
         client.renew_token()
         assert claims_of(keycloak, client)["azp"] == "federated"
 
