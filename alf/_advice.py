@@ -62,6 +62,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     ),
     "unauthorized_client": (
         "to have the client credentials grant (machine to machine) enabled for this client",
+        "or the grant that grant= names",
     ),
     "unsupported_grant_type": (
         "whether this is the token endpoint: another of the server may offer the grant",
@@ -80,6 +81,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     ),
     "invalid_grant": (
         "whether the client is set up for this grant: an account, a role or a consent is missing",
+        "with grant=: the issuer, subject and audience of the assertion, and this machine's clock",
     ),
     "access_denied": ("to have this client granted access to the API that --audience names",),
     "invalid_dpop_proof": ("this machine's clock: the endpoint compares it with its own",),

@@ -275,10 +275,12 @@ def _header_values(request: requests.PreparedRequest) -> Iterator[tuple[str, str
 
 def _form_values(request: requests.PreparedRequest) -> Iterator[tuple[str, str]]:
     body = request.body.decode() if isinstance(request.body, bytes) else request.body
-    for member in body.split("&") if isinstance(body, str) else ():
-        name, _, value = member.partition("=")
-        if name not in _HARMLESS_MEMBERS:
-            yield name, value
+    # A form with an assertion is another one each time it is sent.
+    for form in (body, *getattr(body, "forms", ())) if isinstance(body, str) else ():
+        for member in form.split("&"):
+            name, _, value = member.partition("=")
+            if name not in _HARMLESS_MEMBERS:
+                yield name, value
 
 
 def _url_values(request: requests.PreparedRequest) -> Iterator[tuple[str, str]]:

@@ -313,22 +313,24 @@ class _FreshForm(str):
     No server takes an assertion twice, and adapters may send a request again (urllib3's retries).
     """
 
-    __slots__ = ("_is_used", "_make")
-    _is_used: bool
+    __slots__ = ("_make", "forms")
     _make: Callable[[], str]
+    #: What was written so far, and must not be shown.
+    forms: list[str]
 
     def __new__(cls, form: str, make: Callable[[], str]) -> _FreshForm:
         body = super().__new__(cls, form)
-        body._is_used = False
         body._make = make
+        body.forms = []
         return body
 
     def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
         """What urllib3 and http.client call before they send it."""
-        form = self._make() if self._is_used else str(self)
-        self._is_used = True
+        form = self._make() if self.forms else str(self)
         # The length of it is in a header that has been sent.
-        return (form if len(form) == len(self) else str(self)).encode(encoding, errors)
+        form = form if len(form) == len(self) else str(self)
+        self.forms.append(form)
+        return form.encode(encoding, errors)
 
 
 def _unsigned(request: requests.PreparedRequest) -> requests.PreparedRequest:

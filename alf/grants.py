@@ -30,6 +30,9 @@ __all__ = ["Grant", "JWTBearerGrant", "TokenExchange"]
 _TOKEN_TYPES = ("access_token", "refresh_token", "id_token", "jwt", "saml1", "saml2")
 _TOKEN_TYPE = "urn:ietf:params:oauth:token-type:"
 
+#: Arguments of JWTBearerGrant that go with a key.
+_ABOUT_KEY = ("issuer", "subject", "audience", "algorithm", "key_id", "lifetime", "claims")
+
 _SourceLike = str | PathLike[str] | Callable[..., str]
 
 
@@ -126,29 +129,21 @@ class JWTBearerGrant(Grant):
     ) -> None:
         # Error reports show local variables; these may be tokens, given by mistake.
         source, key = masked(source), masked_key(key)
+        arguments = locals()
         if (source is None) == (key is None):
             message = "JWTBearerGrant needs a source of JWTs, or a key to sign them: give one"
             raise TypeError(message)
-        self._identity = _checked_identity(identity)
+        self._identity = _checked("identity", identity)
         self._source = None if source is None else _Token(source)
         if self._source is not None:
-            for_key = {
-                "issuer": issuer,
-                "subject": subject,
-                "audience": audience,
-                "algorithm": algorithm,
-                "key_id": key_id,
-                "lifetime": lifetime,
-                "claims": claims,
-            }
-            given = [name for name, value in for_key.items() if value is not None]
-            if given:
-                message = f"{', '.join(given)}: only for JWTs that are signed here, with a key"
+            unused = [name for name in _ABOUT_KEY if arguments[name] is not None]
+            if unused:
+                message = f"{', '.join(unused)}: only for JWTs that are signed here, with a key"
                 raise TypeError(message)
             self._about = repr(self._source)
             return
         self._issuer = check_text("issuer", issuer)
-        self._subject = None if subject is None else check_text("subject", subject)
+        self._subject = _checked("subject", subject)
         if not audience:
             message = "audience is missing: whom the JWT is for, as the server documents it"
             raise TypeError(message)
@@ -161,7 +156,8 @@ class JWTBearerGrant(Grant):
             claims=claims,
         )
         if identity is None:
-            about = [issuer, subject, audience, dict(claims or {})]
+            audiences = audience if isinstance(audience, str) else list(audience)
+            about = [issuer, subject, audiences, dict(claims or {})]
             self._identity = json.dumps(about, sort_keys=True)
         self._about = f"issuer={issuer!r}, subject={subject!r}"
 
@@ -175,10 +171,7 @@ class JWTBearerGrant(Grant):
         if self._source is not None:
             return [("assertion", self._source.read_for(credentials))]
         assertion = self._assertion.encode(
-            self._key.sign,
-            issuer=self._issuer,
-            subject=self._subject,
-            audience=credentials.audience,
+            self._key.sign, issuer=self._issuer, subject=self._subject, audience=""
         )
         return [("assertion", assertion)]
 
@@ -228,7 +221,7 @@ class TokenExchange(Grant):
         if (actor_token is None) != (actor_token_type is None):
             message = "actor_token and actor_token_type go together: give both or neither of them"
             raise TypeError(message)
-        self._identity = _checked_identity(identity)
+        self._identity = _checked("identity", identity)
         self._tokens = {"subject_token": _Token(subject_token, "subject_token", is_jwt=False)}
         types = {"subject_token_type": subject_token_type}
         if actor_token is not None and actor_token_type is not None:
@@ -295,5 +288,5 @@ def _token_type(name: str, value: str) -> str:
     return value
 
 
-def _checked_identity(identity: str | None) -> str | None:
-    return None if identity is None else check_text("identity", identity)
+def _checked(name: str, text: str | None) -> str | None:
+    return None if text is None else check_text(name, text)

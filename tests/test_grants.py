@@ -17,7 +17,7 @@ from joserfc.jwk import ECKey, RSAKey
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
-from alf import Client, TokenError
+from alf import Client, TokenError, TokenManager
 from alf.events import Event
 from alf.grants import JWTBearerGrant, TokenExchange
 from alf.storages import FileStorage
@@ -258,6 +258,12 @@ def test_a_token_is_revoked_without_the_grant(make_client: MakeClient, tokens: T
     assert source.calls == 1
 
 
+def test_a_manager_of_its_own_takes_a_grant(tokens: TokenServer) -> None:
+    manager = TokenManager(tokens.endpoint, grant=exchange(Tokens()))
+    assert manager.get_token() == "token-1"
+    manager.close()
+
+
 def test_a_401_is_healed_by_another_exchange(
     make_client: MakeClient, tokens: TokenServer, api: Api
 ) -> None:
@@ -293,6 +299,23 @@ def test_a_retry_by_the_adapter_of_a_session_has_one_too(
         client = make_client(grant=signed(), token_session=session, **WITHOUT_CLIENT)
         assert client.ensure_token().access_token == "token-1"
     assert len({request.form["assertion"] for request in tokens.requests}) == 2
+
+
+@pytest.mark.parametrize("outage", [[], [Reply(503)]])
+def test_what_such_a_session_has_sent_is_not_shown(
+    make_client: MakeClient, tokens: TokenServer, signed: Signed, outage: list[Any]
+) -> None:
+    def echo(request: Any) -> Reply:
+        words = f"what is {request.form['assertion']}?"
+        return Reply(400, {"error": "invalid_grant", "error_description": words})
+
+    tokens.replies = [*outage, echo]
+    retry: Any = Retry(total=1, status_forcelist=[503], allowed_methods=None)
+    with requests.Session() as session:
+        session.mount("http://", HTTPAdapter(max_retries=retry))
+        client = make_client(grant=signed(), token_session=session, **WITHOUT_CLIENT)
+        with pytest.raises(TokenError, match=r"what is \*\*\*"):
+            client.ensure_token()
 
 
 def test_a_nonce_of_the_endpoint_brings_another_assertion(
