@@ -62,7 +62,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     ),
     "unauthorized_client": (
         "to have the client credentials grant (machine to machine) enabled for this client",
-        "or the grant that grant= names",
+        "with grant=: to have that grant enabled for this client",
     ),
     "unsupported_grant_type": (
         "whether this is the token endpoint: another of the server may offer the grant",
