@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from types import NoneType
@@ -94,7 +94,7 @@ class Assertion:
             "iss": issuer,
             **({} if subject is None else {"sub": subject}),
             "aud": audience if self._audience is None else self._audience,
-            "jti": str(uuid.uuid4()),
+            "jti": os.urandom(16).hex(),
             "iat": now,
             "exp": now + self._lifetime,
             **self._claims,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -335,6 +334,8 @@ class PickledStorage:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
+        import pickle
+
         try:
             pickle.dumps(self.storage)
         except Exception as error:

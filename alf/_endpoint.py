@@ -34,6 +34,9 @@ __all__ = ["DEFAULT_TIMEOUT", "Answer", "TokenEndpoint"]
 
 logger = logging.getLogger("alf")
 
+#: Shared: a ``Retry`` does not change.
+_NO_RETRY = Retry(0)
+
 _Endpoint = Literal["token_endpoint", "revocation_endpoint"]
 
 
@@ -97,7 +100,7 @@ class TokenEndpoint:
         self.headers = dict(headers or {})
         self._dpop_key = dpop_key
         self._cert = cert
-        self._retry = Retry(0) if retry is None else retry_for_post(retry)
+        self._retry = _NO_RETRY if retry is None else retry_for_post(retry)
         self._timeout: Timeout = check_timeout(timeout)
         self._transport = Transport(session, cert=cert, clock=clock)
         self._discovery = Discovery(url, self._transport, clock) if is_issuer else None
@@ -105,9 +108,6 @@ class TokenEndpoint:
         self._scope_granted: str | None = None
         #: The endpoint of the same client whose connections and metadata this one uses.
         self._shared: TokenEndpoint | None = None
-        self.follow = self._transport.follow
-        self.close = self._transport.close
-        self.forget_connections = self._transport.forget_connections
 
     @property
     def token_type(self) -> str:
@@ -160,9 +160,18 @@ class TokenEndpoint:
         """Use the connections of another endpoint, and the metadata, of the same client."""
         self._shared = other
         self._transport = other._transport
-        self.follow = self._transport.follow
-        self.close = self._transport.close
-        self.forget_connections = self._transport.forget_connections
+
+    def follow(self, session: requests.Session) -> None:
+        """Use this session's ``verify``, ``cert``, ``proxies`` and ``trust_env`` from now on."""
+        self._transport.follow(session)
+
+    def close(self) -> None:
+        """Close the connections, unless the session was handed in."""
+        self._transport.close()
+
+    def forget_connections(self) -> None:
+        """After a fork: leave the connections to the parent."""
+        self._transport.forget_connections()
 
     def request(self) -> Answer:
         """Request a token, as often as the retries say.

@@ -11,7 +11,7 @@ from typing import Any
 from alf._backends import PROCESS_LOCKS, Lock, as_text
 from alf._entries import Holder
 from alf._storage_access import StorageAccess, is_outage, kind_of
-from alf._storage_calls import StorageCallError
+from alf._storage_calls import LockBusyError, StorageCallError
 from alf.tokens import Token
 
 __all__ = ["EntryLock", "LockBusyError"]
@@ -29,10 +29,6 @@ _PATIENCE = 2.0
 #: waited: a token is noticed soon after it is there, and a long request costs few looks.
 _LOOK_AFTER = 0.1
 _LOOK_AFTER_FRACTION = 1 / 3
-
-
-class LockBusyError(Exception):
-    """Another process holds the lock."""
 
 
 class EntryLock:

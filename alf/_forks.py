@@ -21,7 +21,7 @@ class _Forkable(Protocol):
 
 
 #: By identity: an object that defines ``__eq__`` may not be hashable.
-_forkables: dict[int, weakref.ref[_Forkable]] = {}
+_forkables: weakref.WeakValueDictionary[int, _Forkable] = weakref.WeakValueDictionary()
 
 #: The process for which ``_after_fork()`` was last called.
 _pid = os.getpid()
@@ -29,14 +29,7 @@ _pid = os.getpid()
 
 def register_after_fork(forkable: _Forkable) -> None:
     """Have ``forkable._after_fork()`` called in every child process."""
-    key = id(forkable)
-
-    def forget(reference: weakref.ref[_Forkable]) -> None:
-        # By now the number may belong to another object.
-        if _forkables.get(key) is reference:
-            del _forkables[key]
-
-    _forkables[key] = weakref.ref(forkable, forget)
+    _forkables[id(forkable)] = forkable
 
 
 def notice_fork() -> None:
@@ -62,7 +55,7 @@ def forget_connections(session: requests.Session) -> None:
 def _after_fork_in_child() -> None:
     global _pid
     _pid = os.getpid()
-    for reference in list(_forkables.values()):
+    for reference in _forkables.valuerefs():
         forkable = reference()
         if forkable is None:
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -30,7 +29,8 @@ class Notices:
         self._on_event = on_event
         self._endpoint = shown_url(url)
         self._client_id = client_id
-        self._waiting: deque[Callable[[], object]] = deque()
+        # Not a deque, which takes ten times the memory for the one or two that wait here.
+        self._waiting: list[Callable[[], object]] = []
 
     def tell(self, event: type[Event], **details: Any) -> None:
         """Tell the user's callback of an event."""
@@ -50,7 +50,7 @@ class Notices:
         """Tell all that waits, in order."""
         while True:
             try:
-                notice = self._waiting.popleft()
+                notice = self._waiting.pop(0)
             except IndexError:
                 return
             notice()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from math import inf
 from types import NoneType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import requests
 from urllib3.util.retry import Retry
@@ -22,13 +22,11 @@ from alf._certificates import check_cert
 from alf._clocks import Clock
 from alf._discovery import check_issuer
 from alf._endpoint import DEFAULT_TIMEOUT, TokenEndpoint, check_url
-from alf._entries import EntryKey
 from alf._form import check_headers, token_form
 from alf._lifetimes import Margins
 from alf._redaction import Secret, masked, masked_key, masked_url
 from alf._signing import Sign
 from alf._texts import check_text, without_line_break
-from alf._token_storage import TokenStorage
 from alf._transport import Session
 from alf._urls import bare_url
 from alf.client_auth import ClientAuth, Credentials
@@ -36,12 +34,16 @@ from alf.dpop import as_dpop_key
 from alf.events import Event
 from alf.grants import Grant, WithoutClient
 
+if TYPE_CHECKING:
+    from alf._entries import EntryKey
+    from alf._token_storage import TokenStorage
+
 __all__ = ["OPTION_NAMES", "Options", "masked_options"]
 
 logger = logging.getLogger("alf")
 
 
-@dataclass(repr=False)
+@dataclass(eq=False, repr=False)
 class Options:
     """The options of a :class:`~alf.managers.TokenManager`; :class:`alf.Client` describes them.
 
@@ -133,6 +135,9 @@ class Options:
         """The token's entry in the storage, if there is a storage."""
         if self.token_storage is None:
             return None
+        from alf._entries import EntryKey
+        from alf._token_storage import TokenStorage
+
         key: str | EntryKey | None = self.token_storage_key
         if key is None:
             if endpoint.identity is None:

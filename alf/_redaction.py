@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import html
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from http.client import HTTPException
@@ -218,6 +217,8 @@ def _percent_meaning(escape: re.Match[bytes]) -> bytes:
 
 
 def _entity_meaning(escape: re.Match[bytes]) -> bytes:
+    import html  # its tables take long to import, and hardly anybody needs them
+
     return html.unescape(escape[0].decode()).encode("utf-8", "surrogatepass")
 
 

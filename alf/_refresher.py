@@ -17,8 +17,8 @@ from alf._failures import is_of_endpoint
 from alf._lifetimes import CachedToken, Deadline
 from alf._notices import Notices
 from alf._single_flight import SingleFlight
+from alf._storage_calls import LockBusyError
 from alf._token_source import TokenSource
-from alf._token_storage import LockBusyError
 
 __all__ = ["Refresher"]
 

@@ -44,7 +44,7 @@ class _Tokens(Protocol):
         ...
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class _Origin:
     """What is known of an origin that has refused a token lately."""
 

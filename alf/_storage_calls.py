@@ -12,7 +12,7 @@ from typing import Any
 
 from alf._forks import register_after_fork
 
-__all__ = ["StorageCallError", "StorageCalls"]
+__all__ = ["LockBusyError", "StorageCallError", "StorageCalls"]
 
 #: Seconds that a call may take. What the client of the cache does in that time, such as retries
 #: of its own, does not matter: redis-py 8, for one, retries a minute by default.
@@ -20,6 +20,10 @@ _LONGEST_CALL = 0.75
 
 #: Seconds after which a thread that has nothing to do ends.
 _IDLE = 5.0
+
+
+class LockBusyError(Exception):
+    """Another process holds the lock."""
 
 
 class StorageCallError(Exception):

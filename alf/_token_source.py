@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from math import inf
+from typing import TYPE_CHECKING
 
 from alf._clocks import Clock
 from alf._endpoint import Answer, TokenEndpoint
@@ -17,11 +17,13 @@ from alf._failures import Failures, is_of_endpoint
 from alf._lifetimes import CachedToken, Deadline, Margins, cache_token
 from alf._notices import Notices
 from alf._redaction import Secret, shown
-from alf._shared_refusals import SharedRefusals
 from alf._single_flight import Make, SingleFlight, Wanted
-from alf._token_storage import TokenStorage
 from alf.events import Reason, RenewalFailed, TokenObtained
 from alf.tokens import Token
+
+if TYPE_CHECKING:
+    from alf._shared_refusals import SharedRefusals
+    from alf._token_storage import TokenStorage
 
 __all__ = ["TokenSource", "next_sequence"]
 
@@ -30,6 +32,9 @@ _CLOCK_SKEW = 60.0
 
 #: ``CachedToken.sequence`` of a token from a storage: no refusal of ours came before it.
 _NOT_REQUESTED = -1
+
+#: Tokens that are kept as discarded, the last ones.
+_MOST_DISCARDED = 8
 
 _sequence = itertools.count()
 
@@ -68,10 +73,14 @@ class TokenSource:
         self._margins = margins
         self._notices = notices
         self._clock = clock
-        self._shared_refusals = None if storage is None else SharedRefusals(storage, endpoint)
+        self._shared_refusals: SharedRefusals | None = None
+        if storage is not None:
+            from alf._shared_refusals import SharedRefusals
+
+            self._shared_refusals = SharedRefusals(storage, endpoint)
         self.failures = Failures(clock)
         #: The last access tokens that were refused, revoked or reset: not taken from anywhere.
-        self._discarded: deque[str] = deque(maxlen=8)
+        self._discarded: list[str] = []
 
     def make(self, wanted: Wanted[CachedToken], reason: Reason) -> Make[CachedToken]:
         """What a flight for a wanted token does."""
@@ -126,6 +135,7 @@ class TokenSource:
         """Do not take this token from anywhere again."""
         if access_token not in self._discarded:
             self._discarded.append(Secret(access_token))
+            del self._discarded[:-_MOST_DISCARDED]
 
     def is_discarded(self, token: Token) -> bool:
         """Whether the token was refused, revoked or reset lately."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -40,9 +39,6 @@ __all__ = ["Exchange", "Session", "Transport", "urllib3_error"]
 #: have forgotten it, and not every router says so.
 _IDLE = 60.0
 
-#: A header's value as http.client can write it.
-_SENDABLE = re.compile(r"[^\r\n\u0100-\U0010ffff]*")
-
 #: The Session of requests itself, whatever has been put in its place (a cache, usually).
 Session: Any = next(
     (cls for cls in requests.Session.__mro__ if cls.__module__ == "requests.sessions"),
@@ -53,7 +49,7 @@ Session: Any = next(
 _FOREIGN_ERRORS = (HTTPError, HTTPException, ValueError, TypeError)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exchange:
     """A response that holds no secret, and the secrets of its request, the longest first."""
 
@@ -381,7 +377,8 @@ def _check_sendable(request: requests.PreparedRequest) -> None:
 
 def _is_sendable(value: Any) -> bool:
     text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
-    return _SENDABLE.fullmatch(text) is not None
+    # As http.client can write it.
+    return all(character <= "\xff" and character not in "\r\n" for character in text)
 
 
 def urllib3_error(error: requests.exceptions.RequestException) -> HTTPError | None:

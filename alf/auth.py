@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import requests
 from requests.auth import AuthBase
@@ -15,11 +15,13 @@ from alf._failure_log import is_logged
 from alf._healing import Healing, HeldBody, carry_cookies, discard, rewind
 from alf._inspection import reason
 from alf._redaction import masked
-from alf._token_hosts import TokenHosts
 from alf._urls import origin_of
 from alf.dpop import DPoPKey, asks_for_nonce
 from alf.managers import TokenManager
 from alf.tokens import Token
+
+if TYPE_CHECKING:
+    from alf._token_hosts import TokenHosts
 
 __all__ = ["BearerTokenAuth", "ClientCredentialsAuth", "NoAuth"]
 
@@ -73,7 +75,7 @@ class BearerTokenAuth(AuthBase):
     ) -> None:
         access_token = masked(access_token)
         self._source = access_token if callable(access_token) else None
-        self._hosts = None if hosts is None else TokenHosts(hosts)
+        self._hosts = None if hosts is None else _token_hosts(hosts)
         #: Tells this object's headers from others without holding on to what it knows.
         self._owner = object()
         if not callable(access_token):
@@ -296,6 +298,12 @@ class NoAuth(AuthBase):
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
+
+
+def _token_hosts(hosts: Sequence[str]) -> TokenHosts:
+    from alf._token_hosts import TokenHosts  # hardly any program has them
+
+    return TokenHosts(hosts)
 
 
 def _as_token(value: str | Token) -> Token:

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import requests
 from requests.auth import AuthBase
@@ -16,15 +16,12 @@ from requests.hooks import dispatch_hook
 from requests.sessions import merge_hooks
 from urllib3.util.retry import Retry
 
-from alf._backends import PickledStorage
-from alf._environment import missing_variables, read_environment
 from alf._environment_settings import environment_settings
 from alf._forks import forget_connections, notice_fork, register_after_fork
 from alf._healing import Healing, HeldBody, carry_cookies, discard, rewind
 from alf._legacy import wrap_legacy_manager
 from alf._options import OPTION_NAMES
 from alf._redaction import masked, masked_key, masked_url
-from alf._siblings import Siblings
 from alf._signing import Sign
 from alf._urls import bare_url, origin_of, shown_url
 from alf.auth import ClientCredentialsAuth, HealingHook, NoAuth
@@ -34,6 +31,9 @@ from alf.events import Event
 from alf.grants import Grant
 from alf.managers import TokenManager
 from alf.tokens import Token, TokenError
+
+if TYPE_CHECKING:
+    from alf._siblings import Siblings
 
 __all__ = ["Client", "Health"]
 
@@ -243,7 +243,6 @@ class Client(requests.Session):
         manager.follow(self)
         #: The Client that this one was made from by with_options().
         self._identity: Client | None = None
-        self._siblings = Siblings(self._own_options(), manager)
         self._token_auth = ClientCredentialsAuth(self, self._token_hosts)
         self.auth = self._token_auth
         register_after_fork(self)
@@ -272,6 +271,8 @@ class Client(requests.Session):
         :raises ValueError: a variable is missing, which is named, or does not have a usable value.
         :raises TypeError: an argument is unknown, or does not go with the others.
         """
+        from alf._environment import missing_variables, read_environment
+
         options = read_environment(prefix, overrides)
         try:
             return cls(**options)
@@ -338,7 +339,8 @@ class Client(requests.Session):
         clone._token_options = options
         # Its settings are those that the token connection follows.
         clone._identity = self._identity or self
-        clone._token_manager = clone._siblings.get(clone._own_options(), clone._make_sibling)
+        siblings = clone._identity._siblings
+        clone._token_manager = siblings.get(clone._own_options(), clone._make_sibling)
         clone._token_auth = ClientCredentialsAuth(clone, clone._token_hosts)
         if self.auth is self._token_auth:
             clone.auth = clone._token_auth
@@ -522,14 +524,16 @@ class Client(requests.Session):
             del state["auth"]
         options = state["_token_options"]
         if "token_storage" in options:
+            from alf._backends import PickledStorage
+
             storage = PickledStorage(options["token_storage"])
             state["_token_options"] = {**options, "token_storage": storage}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        pickled = self._token_options.get("token_storage")
-        if isinstance(pickled, PickledStorage):
+        if "token_storage" in self._token_options:
+            pickled = self._token_options["token_storage"]
             self._token_options = {**self._token_options, "token_storage": pickled.storage}
         self._set_up_token()
         if "auth" in state:
@@ -667,6 +671,18 @@ class Client(requests.Session):
             if not watch.settings.get("stream"):
                 _ = response.content
         return response
+
+    @property
+    def _siblings(self) -> Siblings:
+        """The managers of this identity's tokens. Most Clients have no more than their own."""
+        from alf._siblings import Siblings
+
+        siblings: Siblings | None = self.__dict__.get("_made_siblings")
+        if siblings is None:
+            siblings = Siblings(self._own_options(), self._token_manager)
+            # Another thread may have been first.
+            siblings = self.__dict__.setdefault("_made_siblings", siblings)
+        return siblings
 
     def _own_options(self) -> dict[str, Any]:
         """What sets its token apart from others of the same identity."""

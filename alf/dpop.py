@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -113,7 +113,7 @@ class DPoPKey:
 
     def _make_proof(self, method: str, url: str, token: Token | None) -> str:
         claims: dict[str, Any] = {
-            "jti": str(uuid.uuid4()),
+            "jti": os.urandom(16).hex(),
             "htm": method,
             "htu": f"{origin_of(url)}{urlsplit(url).path or '/'}",
             "iat": int(time.time()),

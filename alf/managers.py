@@ -93,13 +93,7 @@ class TokenManager:
             clock,
             is_background=given.token_refresh == "background",
         )
-        self._refusals = Refusals(
-            self,
-            clock,
-            settle_time=given.token_settle_time,
-            endpoint=endpoint,
-            tell=self._tell_refused,
-        )
+        self._settle_time = given.token_settle_time
         #: The token before the current one, which an API may know while it does not know the new.
         self._previous: CachedToken | None = None
         register_after_fork(self)
@@ -220,6 +214,22 @@ class TokenManager:
         if previous is None or self._source.is_discarded(previous.token):
             return None
         return previous if previous.is_good(self._clock) else None
+
+    @property
+    def _refusals(self) -> Refusals:
+        """What is known of refusals; most managers never see one."""
+        refusals: Refusals | None = self.__dict__.get("_made_refusals")
+        if refusals is None:
+            refusals = Refusals(
+                self,
+                self._clock,
+                settle_time=self._settle_time,
+                endpoint=self._endpoint,
+                tell=self._tell_refused,
+            )
+            # Another thread may have been first.
+            refusals = self.__dict__.setdefault("_made_refusals", refusals)
+        return refusals
 
     def fetch(self, wanted: Wanted[CachedToken]) -> CachedToken:
         """A token that is wanted after a refusal; raises as :meth:`token`."""
