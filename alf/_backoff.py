@@ -24,6 +24,8 @@ class Pause:
     :param clock: the clock to measure the pause with.
     """
 
+    __slots__ = ("_began_at", "_clock", "until")
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._began_at = -math.inf
@@ -55,6 +57,8 @@ class Backoff:
     :param longest: seconds of the longest pause.
     :param free: the number of failures in a row that cause no pause.
     """
+
+    __slots__ = ("_failures", "_free", "_longest", "_pause", "_shortest")
 
     def __init__(
         self, clock: Clock, *, shortest: float = 1.0, longest: float = 30.0, free: int = 0

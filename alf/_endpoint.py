@@ -409,7 +409,8 @@ def check_url(url: object, name: str = "token_endpoint") -> str:
     if not isinstance(url, str):
         message = f"{name} must be a URL, got {type(url).__name__}"
         raise TypeError(message)
-    url = SecretURL(url.strip())
+    if not (isinstance(url, SecretURL) and url == url.strip()):
+        url = SecretURL(url.strip())
     check_utf8(name, url)
     if not _is_endpoint(url):
         got = shown_misfit(url)

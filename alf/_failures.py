@@ -37,6 +37,8 @@ class Failures:
     :param clock: the clock.
     """
 
+    __slots__ = ("_last_error", "_refresh_pause", "_streak")
+
     def __init__(self, clock: Clock) -> None:
         self._streak = Backoff(clock, free=_FREE_FAILURES)
         self._last_error: Exception | None = None

@@ -46,6 +46,8 @@ class Deadline:
     Monotonic time stands still while a laptop sleeps, and the wall clock may be set to any time.
     """
 
+    __slots__ = ("monotonic", "wall")
+
     monotonic: float
     wall: float
 

@@ -23,6 +23,8 @@ class Notices:
     :param client_id: the client's identifier, for events.
     """
 
+    __slots__ = ("_client_id", "_endpoint", "_on_event", "_waiting")
+
     def __init__(
         self, on_event: Callable[[Event], object] | None, url: str, client_id: str
     ) -> None:

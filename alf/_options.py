@@ -285,4 +285,5 @@ def _check_secret(client_secret: str, client_id: str) -> Secret:
         logger.warning(
             "the client_secret of client_id %r ends with a line break, which was removed", client_id
         )
-    return Secret(secret)
+    same: Secret = masked(client_secret if secret == client_secret else secret)
+    return same

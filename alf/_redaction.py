@@ -113,7 +113,7 @@ class SecretURL(Secret):
 def masked(value: Any) -> Any:
     """The same argument, with texts in it whose ``repr`` does not show them."""
     if isinstance(value, str):
-        return Secret(value)
+        return value if type(value) is Secret else Secret(value)
     if isinstance(value, Mapping):
         return {name: masked(part) for name, part in value.items()}
     if type(value) in (tuple, list):
@@ -132,7 +132,7 @@ def masked_key(key: Any) -> Any:
 
 def masked_url(url: Any) -> Any:
     """The same URL, with a ``repr`` that shows what may be shown of it."""
-    return SecretURL(url) if isinstance(url, str) else url
+    return SecretURL(url) if isinstance(url, str) and type(url) is not SecretURL else url
 
 
 def printable(text: str) -> str:

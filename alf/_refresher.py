@@ -42,6 +42,8 @@ class Refresher:
     :param is_background: whether a thread does it, and not the caller.
     """
 
+    __slots__ = ("_clock", "_flight", "_is_background", "_notices", "_source")
+
     def __init__(
         self,
         source: TokenSource,

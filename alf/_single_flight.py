@@ -96,6 +96,17 @@ class SingleFlight(Generic[T]):
     :param copy_error: makes an exception for each waiting caller.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_copy_error",
+        "_flight",
+        "_lock",
+        "_max_duration",
+        "_merge",
+        "_shared_errors",
+        "current",
+    )
+
     def __init__(
         self,
         merge: Callable[[T | None, T, bool], T | None],

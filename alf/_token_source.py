@@ -58,6 +58,18 @@ class TokenSource:
     :param clock: the clock.
     """
 
+    __slots__ = (
+        "_clock",
+        "_discarded",
+        "_endpoint",
+        "_flight",
+        "_margins",
+        "_notices",
+        "_shared_refusals",
+        "_storage",
+        "failures",
+    )
+
     def __init__(
         self,
         endpoint: TokenEndpoint,

@@ -69,6 +69,17 @@ class Transport:
     :param clock: what tells the time.
     """
 
+    __slots__ = (
+        "_answered_at",
+        "_cert",
+        "_clock",
+        "_followed",
+        "_headers",
+        "_is_handed_in",
+        "_session",
+        "_settings",
+    )
+
     def __init__(
         self,
         session: requests.Session | None = None,

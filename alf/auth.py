@@ -108,6 +108,8 @@ class _Identity(Protocol):
 class _WrittenToken(AuthBase):
     """Writes one token on requests, whatever their URL; its Client heals what is refused."""
 
+    __slots__ = ("header", "token")
+
     def __init__(self, token: Token, owner: object) -> None:
         self.token = token
         self.header = TokenHeader(token, owner)
@@ -134,8 +136,8 @@ class ClientCredentialsAuth(BearerTokenAuth):
         super().__init__(client.ensure_token, hosts)
         self._client = client
         self._written: _WrittenToken | None = None
-        #: The tokens that were written last, by their header.
-        self._known: dict[str, Token] = {}
+        #: The headers that were written last.
+        self._known: tuple[TokenHeader, ...] = ()
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if self.allows(request.url):
@@ -157,8 +159,7 @@ class ClientCredentialsAuth(BearerTokenAuth):
         if written is None or written.token is not token:
             written = _WrittenToken(token, self._owner)
             # Replaced as a whole: other threads read it.
-            others = list(self._known.items())[1 - _MOST_KNOWN :]
-            self._known = {**dict(others), written.header: token}
+            self._known = (*self._known[1 - _MOST_KNOWN :], written.header)
             self._written = written
         return written
 
@@ -183,7 +184,7 @@ class ClientCredentialsAuth(BearerTokenAuth):
         current = self._client.manager.peek()
         if current is not None and text == current.authorization:
             return current
-        return self._known.get(text)
+        return next((known.token for known in self._known if known == text), None)
 
     def is_refused(self, response: requests.Response) -> bool:
         """Whether the token was refused, or only its proof lacked the server's nonce."""
