@@ -73,7 +73,10 @@ class FakeServer(ABC):
     def __enter__(self: S) -> S:
         self._is_over.clear()
         self._server = _Server(("127.0.0.1", 0), functools.partial(_Handler, self))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        # A prompt or a script that does not end the block can exit all the same.
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), daemon=True
+        )
         self._thread.start()
         return self
 

@@ -184,14 +184,31 @@ def test_the_readme_shows_one_way_to_import_first() -> None:
     assert examples("README.rst")[0].startswith("from alf import Client\n")
 
 
-def test_the_tutorial_from_its_first_example_to_its_last(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", "\n".join(examples("docs/tutorial.rst"))],
-        cwd=tmp_path,
+def tutorial(*options: str, code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    is_typed = "-i" in options
+    return subprocess.run(
+        [sys.executable, "-W", "error", *options, *([] if is_typed else ["tutorial.py"])],
+        input=code if is_typed else None,
+        cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+
+
+def test_the_tutorial_as_a_file(tmp_path: Path) -> None:
+    code = "\n".join(examples("docs/tutorial.rst"))
+    (tmp_path / "tutorial.py").write_text(code, encoding="utf-8")
+    done = tutorial(code=code, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_tutorial_typed_into_a_prompt_that_is_left_before_its_end(tmp_path: Path) -> None:
+    code = "\n".join(examples("docs/tutorial.rst")[:-1])
+    done = tutorial("-i", "-q", code=f"{code}\n", cwd=tmp_path)
+    assert done.returncode == 0
+    # What the prompt prints besides itself is an error.
+    assert re.sub(r"(>>>|\.\.\.) ", "", done.stderr).strip() == ""
+    assert "Token(token_type='Bearer'" in done.stdout
