@@ -1,4 +1,4 @@
-"""The protocol of what tells the time."""
+"""The protocol of a clock."""
 
 from __future__ import annotations
 

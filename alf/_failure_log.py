@@ -1,4 +1,4 @@
-"""One warning for each token request that failed while a caller waited for it."""
+"""Logs one warning for each failed token request that a caller waited for."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ logger = logging.getLogger("alf")
 
 
 def log_failure(error: Exception) -> None:
-    """Log what the endpoint said, and what to try. Every copy of the error counts as logged."""
+    """Log what the endpoint said and what to try. Copies of the error count as logged, too."""
     error._is_logged_by_alf = True  # type: ignore[attr-defined]
     if isinstance(error, RequestException):
         hint = next(advise(error, {}))
         logger.warning("no token: %s; try: %s", reason(error), hint)
     else:
-        # The text of another's exception may hold anything.
+        # The text of a foreign exception may hold anything.
         logger.warning("no token: %s was raised", type(error).__name__)
 
 
 def is_logged(error: Exception) -> bool:
-    """Whether a warning has told of this error."""
+    """Whether this error has been logged."""
     return getattr(error, "_is_logged_by_alf", False)

@@ -1,4 +1,4 @@
-"""Failed token requests: how long to wait for the next one."""
+"""Failed token requests: how long to wait before the next one."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from alf.client_auth import Credentials
 
 __all__ = ["Failures", "fresh_copy", "is_of_endpoint"]
 
-#: The pause after a failed refresh: this fraction of what is left of the token's life, and these
-#: seconds at most.
+#: The pause after a failed refresh: this fraction of the token's remaining life, at most this many
+#: seconds.
 _REFRESH_PAUSE_FRACTION = 1 / 4
 _LONGEST_REFRESH_PAUSE = 30.0
 
-#: While a token lives a ``Retry-After`` is obeyed for this fraction of what is left of it; without
-#: one for these seconds at most.
+#: ``Retry-After`` is obeyed for at most this fraction of the live token's remaining life, and
+#: without a live token for at most this many seconds.
 _RETRY_AFTER_FRACTION = 1 / 2
 _LONGEST_RETRY_AFTER = 60.0
 
-#: Failed token requests in a row that are not spaced out: each is its caller's answer.
+#: So many failed token requests in a row cause no pause.
 _FREE_FAILURES = 2
 
 
 class Failures:
-    """The failed token requests of one token.
+    """Counts the failed requests for one token and spaces them out.
 
     :param clock: the clock.
     """
@@ -46,14 +46,14 @@ class Failures:
 
     @property
     def is_refresh_paused(self) -> bool:
-        """Whether it is too early to refresh a token that lives."""
+        """Whether it is too early to refresh the live token."""
         return self._refresh_pause.is_on
 
     def note(self, error: Exception, left: float, *, is_refresh: bool) -> None:
-        """Note a failure.
+        """Record a failure.
 
-        :param left: seconds of life that the current token has left; 0 without one.
-        :param is_refresh: whether no caller waited for the request.
+        :param left: the remaining life of the current token in seconds; 0 without a token.
+        :param is_refresh: whether it was a refresh, for which no caller waited.
         """
         response = getattr(error, "response", None)
         asked = (retry_after(response) if response is not None else None) or 0.0
@@ -61,17 +61,17 @@ class Failures:
             pause = jittered(min(left * _REFRESH_PAUSE_FRACTION, _LONGEST_REFRESH_PAUSE))
             self._refresh_pause.begin(max(pause, min(asked, left * _RETRY_AFTER_FRACTION)))
         if not is_refresh and isinstance(error, RequestException):
-            # Only such an error may be raised again, to others.
+            # Only an error of this family is raised again for other callers.
             self._last_error = fresh_copy(error)
             self._streak.fail(min(asked, _LONGEST_RETRY_AFTER))
 
     def succeed(self) -> None:
-        """Note a success."""
+        """Record a success."""
         self._streak.succeed()
         self._refresh_pause.end()
 
     def raise_if_paused(self) -> None:
-        """Raise the last error again, if it is too early for the next request."""
+        """Raise the last error again if it is too early for the next request."""
         if self._streak.is_paused and self._last_error is not None:
             raise fresh_copy(self._last_error)
 
@@ -90,7 +90,7 @@ def fresh_copy(error: Exception) -> Exception:
     """The error for one more caller, with a traceback and a response of its own."""
     try:
         fresh = copy.copy(error)
-    except Exception:  # an exception class of somebody else's that cannot be copied
+    except Exception:  # a foreign exception class that cannot be copied
         return error
     response = getattr(fresh, "response", None)
     if isinstance(response, requests.Response):

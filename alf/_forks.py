@@ -1,4 +1,4 @@
-"""What to do in a child process after a fork."""
+"""Repairs objects in a child process after a fork."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def register_after_fork(forkable: _Forkable) -> None:
 
 
 def notice_fork() -> None:
-    """Do what a fork needs where Python's hooks did not run: uWSGI, for one, forks in C."""
+    """Notice a fork that did not run Python's hooks: uWSGI, for example, forks in C."""
     if os.getpid() != _pid:
         _after_fork_in_child()
 
@@ -41,13 +41,13 @@ def notice_fork() -> None:
 def forget_connections(session: requests.Session) -> None:
     """Give the session's adapters new, empty connection pools, and its cookie jar a new lock.
 
-    The old connections are left open: after a fork their sockets belong to the parent as well.
+    The old connections are not closed: after a fork their sockets belong to the parent as well.
     """
     for adapter in session.adapters.values():
         if isinstance(adapter, HTTPAdapter):
-            # What unpickling does: the same settings, and new pools.
+            # The same as unpickling: it keeps the settings and makes new pools.
             adapter.__setstate__(adapter.__getstate__())
-    # A thread of the parent may have held it.
+    # A thread of the parent may have held the old one.
     if hasattr(session.cookies, "_cookies_lock"):
         session.cookies._cookies_lock = threading.RLock()
 

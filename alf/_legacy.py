@@ -1,4 +1,4 @@
-"""Managers of the users' own, written for alf 0.7: what they lack of today's interface."""
+"""Adapts users' own token managers that were written for alf 0.7."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["wrap_legacy_manager"]
 
 
 def wrap_legacy_manager(manager: Any) -> Any:
-    """The manager, or, around one with the interface of alf 0.7, what gives it today's."""
+    """The manager; one with the interface of alf 0.7 is wrapped."""
     has_own_way = isinstance(manager, TokenManager) and (
         type(manager).get_token is not TokenManager.get_token
     )
@@ -23,14 +23,14 @@ def wrap_legacy_manager(manager: Any) -> Any:
 
 
 class _ManagerOf07:
-    """A manager of which only ``get_token()`` and ``reset_token()`` are known."""
+    """Wraps a manager that has only ``get_token()`` and ``reset_token()``."""
 
     def __init__(self, manager: Any) -> None:
         self._manager = manager
         self._current: Token | None = None
 
     def peek(self, *, is_fresh: bool = False) -> Token | None:
-        # Only the manager itself knows whether it is fresh.
+        # Only the wrapped manager knows whether its token is fresh.
         return None if is_fresh else self._current
 
     def token(self) -> Token:
@@ -69,7 +69,7 @@ class _ManagerOf07:
 
 
 class _RefusalOf07:
-    """As :class:`Refusal`, as far as it can be known: the current token, then one more."""
+    """Like :class:`Refusal`, within what is known: tries the current token, then one more."""
 
     def __init__(self, manager: _ManagerOf07) -> None:
         self._manager = manager

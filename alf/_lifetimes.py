@@ -11,37 +11,39 @@ from alf.tokens import Token, parse_expires_in
 
 __all__ = ["NEVER", "CachedToken", "Deadline", "Margins", "cache_token"]
 
-#: A token counts as expired a little before it dies, so that none dies on its way to an API:
-#: the smaller of these seconds and this fraction of its life.
+#: A token counts as expired a little before it dies, so that it does not die on its way to an API:
+#: by this many seconds or this fraction of its life, whichever is less.
 _LEEWAY, _LEEWAY_FRACTION = 10.0, 1 / 20
 
-#: The refresh window is the last part of the life, but no longer than these seconds: enough to
-#: outlive an outage of 20 minutes.
+#: The refresh window is this last fraction of the life, at most this many seconds: enough to
+#: survive an outage of 20 minutes.
 _WINDOW, _WINDOW_FRACTION = 22 * 60.0, 3 / 8
 
-#: Margins that the user sets are cut to this fraction of the life: a token that is due as soon
-#: as it is there would be requested at every call.
+#: The user's margins are cut to this fraction of the life. A token that is due as soon as it
+#: arrives would be requested at every call.
 _LARGEST_MARGIN = 1 / 2
 
-#: The window opens at a random moment, earlier by up to this fraction of it, so that clients
-#: that started together do not refresh together.
+#: The window opens earlier by a random part of itself, up to this fraction, so that clients that
+#: started together do not refresh together.
 _EARLIER = 1 / 4
 
-#: A server's ``refresh_in`` is put off by up to this fraction of the rest of the life.
+#: A refresh at the server's ``refresh_in`` is delayed by a random part of the remaining life, up
+#: to this fraction.
 _LATER = 1 / 10
 
-#: A refresh that prolongs the life by no more than these seconds has gained nothing. It is
-#: repeated after half of what is left of the life, and these seconds at the earliest.
+#: A refresh that extends the life by no more than this many seconds was in vain: the server
+#: returned the same token. The next one comes after half of the remaining life, and no earlier
+#: than after this many seconds.
 _GAIN = 1.0
 _REPEAT_AFTER = 30.0
 
-#: Seconds for which a token is used on that the endpoint hands out again with no life left.
+#: Seconds for which a token is still used when the endpoint returns it again with no life left.
 _REISSUED_LIFE = 1.0
 
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment on both clocks, which has passed as soon as either says so.
+    """A moment that has passed as soon as either clock says so.
 
     Monotonic time stands still while a laptop sleeps, and the wall clock may be set to any time.
     """
@@ -52,22 +54,22 @@ class Deadline:
     wall: float
 
     def has_passed(self, clock: Clock) -> bool:
-        """Whether it has passed, by either clock."""
+        """Whether it has passed by either clock."""
         return clock.monotonic() >= self.monotonic or clock.time() >= self.wall
 
     def left(self, clock: Clock) -> float:
-        """Seconds until then, by the clock that is ahead; negative once it has passed."""
+        """Seconds until then by the clock that is ahead; negative once it has passed."""
         return min(self.monotonic - clock.monotonic(), self.wall - clock.time())
 
     def __add__(self, seconds: float) -> Deadline:
         return Deadline(self.monotonic + seconds, self.wall + seconds)
 
     def earliest(self, other: Deadline) -> Deadline:
-        """The earlier one, on each clock."""
+        """The earlier of the two on each clock."""
         return Deadline(min(self.monotonic, other.monotonic), min(self.wall, other.wall))
 
     def latest(self, other: Deadline) -> Deadline:
-        """The later one, on each clock."""
+        """The later of the two on each clock."""
         return Deadline(max(self.monotonic, other.monotonic), max(self.wall, other.wall))
 
 
@@ -76,11 +78,10 @@ NEVER = Deadline(math.inf, math.inf)
 
 @dataclass(frozen=True)
 class Margins:
-    """What the user says about refreshing; ``None``: a fraction of each token's life.
+    """The user's margins for refreshing; ``None`` means a fraction of each token's life.
 
-    :param window: seconds before its death in which a token is refreshed; 0: not before it has
-        expired.
-    :param leeway: seconds before its death from which on a token counts as expired.
+    :param window: a token is refreshed in its last so-many seconds; 0: not before it has expired.
+    :param leeway: a token counts as expired this many seconds before its death.
     """
 
     window: float | None = None
@@ -93,10 +94,10 @@ class CachedToken:
 
     :param token: the token.
     :param sequence: its place in the order of this process's token requests and refusals.
-    :param refresh_at: from then on it should be replaced, while callers go on using it.
-    :param expires_at: from then on it counts as expired.
-    :param dies_at: from then on no API accepts it.
-    :param store_at: when to try again to store it; ``None``: it is stored, or need not be.
+    :param refresh_at: when to refresh it, while callers go on using it.
+    :param expires_at: when it starts to count as expired.
+    :param dies_at: when APIs stop accepting it.
+    :param store_at: when to try again to store it; ``None`` if there is no need to.
     """
 
     token: Token
@@ -107,7 +108,7 @@ class CachedToken:
     store_at: Deadline | None = None
 
     def __post_init__(self) -> None:
-        # What a call looks at: until then there is nothing to do.
+        # A call checks only this deadline: until then there is nothing to do.
         due = self.refresh_at if self.store_at is None else self.refresh_at.earliest(self.store_at)
         object.__setattr__(self, "due_at", due)
 
@@ -118,7 +119,7 @@ class CachedToken:
         return not self.expires_at.has_passed(clock)
 
     def is_alive(self, clock: Clock) -> bool:
-        """Whether it has not died, though it may count as expired."""
+        """Whether APIs accept it, even if it counts as expired."""
         return not self.dies_at.has_passed(clock)
 
     def outlives(self, other: CachedToken) -> bool:
@@ -126,7 +127,7 @@ class CachedToken:
         return self.dies_at.monotonic > other.dies_at.monotonic + _GAIN
 
     def without_refresh(self) -> CachedToken:
-        """The same token, which is not due for a refresh before it has expired."""
+        """The same token, not due for a refresh before it has expired."""
         return replace(self, refresh_at=self.expires_at)
 
 
@@ -145,8 +146,8 @@ def cache_token(
     :param clock: the clock.
     :param previous: the entry that it will replace.
     :param sequence: its place in the order of token requests and refusals.
-    :param requested_at: the monotonic time of the request for it; ``None``: it is from a storage.
-    :param margins: what the user says about refreshing.
+    :param requested_at: the monotonic time of its request; ``None`` if it is from a storage.
+    :param margins: the user's margins for refreshing.
     """
     now = Deadline(clock.monotonic(), clock.time())
     if token.expires_at is None or token.lifetime is None:
@@ -161,7 +162,7 @@ def cache_token(
         is_new = requested_at is not None or token.issued_at > previous.token.issued_at
         is_same = token.access_token == previous.token.access_token
         if is_new and is_same and dies_at.monotonic <= previous.dies_at.monotonic + _GAIN:
-            # Some servers hand out the same token until it is nearly dead. It lives that long.
+            # Some servers return the same token until it is nearly dead. Its first end counts.
             leeway = 0.0
             dies_at = dies_at.latest(previous.dies_at.earliest(NEVER)).latest(now + _REISSUED_LIFE)
         if dies_at.monotonic <= previous.dies_at.monotonic + _GAIN:
@@ -183,7 +184,7 @@ def _refresh_at(token: Token, dies_at: Deadline, margins: Margins) -> Deadline:
 
 
 def _margin(chosen: float | None, seconds: float, fraction: float, life: float | None) -> float:
-    """The chosen seconds, or the default ones, cut to a fraction of the life."""
+    """The user's seconds or the default, cut to a fraction of the life."""
     if life is None:
         return 0.0
     if chosen is None:

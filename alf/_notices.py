@@ -1,4 +1,4 @@
-"""Events and log lines of a flight, which are told after it has landed."""
+"""Events and log lines of a flight, which are sent after it has landed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger("alf")
 
 
 class Notices:
-    """What is to be told once the flight has landed: those who are told may use the Client.
+    """Collects events and log lines until the flight has landed: handlers may use the Client.
 
     :param on_event: the user's callback; ``None``: events are dropped.
     :param url: the endpoint's URL, for events.
@@ -35,7 +35,7 @@ class Notices:
         self._waiting: list[Callable[[], object]] = []
 
     def tell(self, event: type[Event], **details: Any) -> None:
-        """Tell the user's callback of an event."""
+        """Send an event to the user's callback."""
         if self._on_event is not None:
             happened = event(self._endpoint, self._client_id, **details)
             self.add(partial(_call_back, self._on_event, happened))
@@ -49,7 +49,7 @@ class Notices:
         self._waiting.append(notice)
 
     def flush(self) -> None:
-        """Tell all that waits, in order."""
+        """Send everything collected, in order."""
         while True:
             try:
                 notice = self._waiting.pop(0)

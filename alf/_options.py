@@ -1,7 +1,7 @@
-"""What a Client is told about its tokens: each option once, with its type, default and check.
+"""The options that concern tokens, each with its type, default and check.
 
-To add an option: a field here and, if it needs one, a check; the parameter with its description
-in :class:`alf.Client`; a line in ``alf/_environment.py``, if text can say it.
+To add an option, add a field and a check here, the parameter with its description to
+:class:`alf.Client`, and a line to ``alf/_environment.py`` if text can express it.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ class Options:
     token_settle_time: float = 0.0
     on_event: Callable[[Event], object] | None = None
 
-    #: How the client authenticates; ``None``: as the issuer wants it.
+    #: How the client authenticates; ``None``: as the issuer's metadata say.
     auth: ClientAuth | None = field(init=False, default=None)
-    #: The form of the token request, without what authenticates the client.
+    #: The form of the token request, without the client authentication.
     form: list[tuple[str, str]] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class Options:
 
     @property
     def url(self) -> str:
-        """The URL of the token endpoint, or of the issuer that knows it."""
+        """The URL of the token endpoint, or the issuer whose metadata name it."""
         url = self.token_endpoint if self.issuer is None else self.issuer
         assert url is not None
         return url
@@ -165,7 +165,7 @@ class Options:
         )
 
     def _check_alternatives(self) -> None:
-        """Of two options that mean the same, one is given."""
+        """Check that only one of two options with the same meaning is given."""
         if self.token_retries is not None:
             if self.token_retry is not None:
                 message = "token_retries is the old name of token_retry: give one of them"
@@ -232,7 +232,7 @@ class Options:
         secret = self.client_secret
         if secret is not None and not callable(secret):
             self.client_secret = _check_secret(secret, self.client_id)
-        # If nothing else is said, the issuer is asked how it wants what the client has.
+        # By default the issuer's metadata say how to authenticate with what the client has.
         has_something = secret is not None or self.token_cert is not None
         if self.grant is not None and self.client_auth is None and not has_something:
             message = (
@@ -257,7 +257,7 @@ OPTION_NAMES = tuple(each.name for each in dataclass_fields(Options) if each.ini
 
 
 def masked_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that may hold a secret, in a form whose ``repr`` does not show it."""
+    """The options that may hold a secret, wrapped so that ``repr`` does not show it."""
     masks: dict[str, Callable[[Any], Any]] = {
         **dict.fromkeys(("client_secret", "token_params", "token_headers"), masked),
         **dict.fromkeys(("token_endpoint", "issuer", "revocation_endpoint"), masked_url),

@@ -1,4 +1,4 @@
-"""Refreshes a token that lives, while callers go on using it."""
+"""Refreshes a live token while callers go on using it."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from alf._token_source import TokenSource
 
 __all__ = ["Refresher"]
 
-#: In the expiry margin a caller waits for this fraction of what is left of the life at most.
+#: In the expiry margin a caller waits at most this fraction of the remaining life.
 _MARGIN_WAIT_FRACTION = 1 / 4
 
-#: Another process refreshes the token: the next look comes after this fraction of what is left.
+#: If another process is refreshing the token, the storage is read again after this fraction of
+#: the remaining life.
 _NEXT_LOOK_FRACTION = 1 / 2
 
-#: Seconds after which storing a token is tried again, should the try be cut off.
+#: Seconds after which storing a token is tried again if the attempt was cut off.
 _STORE_AGAIN = 60.0
 
 
 class Refresher:
-    """Has the current token refreshed, or stored, when that is due.
+    """Refreshes the current token, or stores it, when that is due.
 
     :param source: where the next token comes from.
     :param flight: the flights of the token, and the current one.
-    :param notices: what is told after a flight.
+    :param notices: the events and log lines of a flight.
     :param clock: the clock.
-    :param is_background: whether a thread does it, and not the caller.
+    :param is_background: whether a background thread does it instead of the caller.
     """
 
     __slots__ = ("_clock", "_flight", "_is_background", "_notices", "_source")
@@ -60,7 +61,7 @@ class Refresher:
         self._is_background = is_background
 
     def refresh(self, cached: CachedToken) -> None:
-        """Do what is due, unless it is under way or was just tried."""
+        """Do what is due, unless it is under way or was tried a moment ago."""
         clock = self._clock
         if not cached.refresh_at.has_passed(clock):
             self._store(cached)
@@ -71,7 +72,7 @@ class Refresher:
         seconds = cached.dies_at.left(clock) * _MARGIN_WAIT_FRACTION
 
         def wanted(other: CachedToken, _landed: bool) -> bool:
-            # One that was requested since is all that a request brings, though it gain no life.
+            # A token requested since then is what the endpoint gives, even if it lives no longer.
             is_newer = other.token.issued_at > cached.token.issued_at
             return (is_newer or other.outlives(cached)) and other.is_good(clock)
 
@@ -83,17 +84,17 @@ class Refresher:
             self._flight.wait(flight, seconds)
 
     def _lead(self, lead: Callable[[], object], cached: CachedToken) -> None:
-        """Lead a flight that nobody needs: if it fails, the token in use still serves."""
+        """Lead a flight that no caller depends on: if it fails, the current token is still good."""
         try:
             lead()
         except LockBusyError:
-            # Another process is at it: its token will be there at the next look.
+            # Another process is refreshing it; its token will be in the storage later.
             left = cached.dies_at.left(self._clock) * _NEXT_LOOK_FRACTION
             look_at = Deadline(self._clock.monotonic(), self._clock.time()) + jittered(left)
             self._flight.replace(cached, replace(cached, refresh_at=look_at))
         except Exception as error:
             if not self._is_background and not is_of_endpoint(error):
-                raise  # a time limit of this very caller, for example
+                raise  # this caller's own time limit, for example
             self._notices.log(
                 logging.WARNING,
                 "the token was not renewed, and is used until it expires: %s",
@@ -104,7 +105,7 @@ class Refresher:
             self._notices.flush()
 
     def _store(self, cached: CachedToken) -> None:
-        # The caller that puts it off does it.
+        # One caller stores it; the others see that it is not due.
         later = Deadline(self._clock.monotonic() + _STORE_AGAIN, inf)
         mine = replace(cached, store_at=later)
         if self._flight.replace(cached, mine):

@@ -1,4 +1,4 @@
-"""Which token to try after a refusal, and origins that refuse every token, or some at random."""
+"""Which token to try after a refusal; origins that refuse every token, or some at random."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ __all__ = ["Refusal", "Refusals"]
 
 logger = logging.getLogger("alf")
 
-#: Seconds between two token requests for an origin that refuses fresh tokens, at most.
+#: The longest pause, in seconds, between token requests for an origin that refuses new tokens.
 _LONGEST_GUARD = 60.0
 
-#: Seconds without a refusal after which an origin is forgotten: what comes then is a new outage.
+#: An origin without a refusal for this many seconds is forgotten: the next one is a new outage.
 _MEMORY = 120.0
 
-#: Token requests that one origin's refusals of accepted tokens may cause: so many at once, and
-#: one more in so many seconds. Behind a balancer one bad node refuses good tokens.
+#: The budget of token requests that one origin's refusals of accepted tokens may cause: a burst,
+#: and one more per this many seconds. A bad node behind a load balancer refuses good tokens.
 _BURST = 4.0
 _REFILL = 10.0
 
 
 class _Tokens(Protocol):
-    """Where refusals find another token: the manager."""
+    """What refusals need of the manager."""
 
     def known(self, refused: set[str]) -> CachedToken | None:
         """A good token in memory that is not one of the refused ones."""
         ...
 
     def fetch(self, wanted: Callable[[CachedToken, bool], bool]) -> CachedToken:
-        """A token that is wanted, from memory, storage or the endpoint."""
+        """A wanted token, from memory, the storage or the endpoint."""
         ...
 
 
 @dataclass(eq=False, repr=False)
 class _Origin:
-    """What is known of an origin that has refused a token lately."""
+    """What is known about an origin that has recently refused a token."""
 
     refused_at: float
     budget: float = _BURST
@@ -55,17 +55,17 @@ class _Origin:
     fresh: str | None = None
     requested_at: float = -inf
     sequence: int = -1
-    #: Fresh tokens that were refused in a row; whether the last one was.
+    #: How many new tokens were refused in a row, and whether the last one was.
     refusals: int = 0
     is_fresh_refused: bool = False
-    #: The last replacement that was accepted here, and when.
+    #: The last replacement that this origin accepted, and when.
     accepted: str | None = None
     accepted_at: float = -inf
     is_warned: bool = False
 
     @property
     def paused_until(self) -> float:
-        """Until then no token is requested because of a refusal here."""
+        """Until then a refusal here causes no token request."""
         if not self.is_fresh_refused:
             return -inf
         return self.requested_at + min(_LONGEST_GUARD, 2.0 ** (self.refusals - 1))
@@ -78,7 +78,7 @@ class Refusals:
     :param clock: the clock.
     :param settle_time: seconds that an API may take to know a new token.
     :param endpoint: names the token endpoint in log lines.
-    :param tell: told of each refusal: ``origin``, ``age``, ``is_fresh``.
+    :param tell: called for each refusal with ``origin``, ``age`` and ``is_fresh``.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Refusals:
         self.endpoint = endpoint
         self.tell = tell
         self._origins: dict[str, _Origin] = {}
-        # Re-entrant, for a signal handler may come here from within.
+        # Re-entrant, because a signal handler may interrupt this very code.
         self._lock = threading.RLock()
         register_after_fork(self)
 
@@ -105,7 +105,7 @@ class Refusals:
         return Refusal(self, origin)
 
     def note_refused(self, origin: str, token: Token, *, is_retry: bool) -> None:
-        """The origin has refused the token; ``is_retry``: one that was tried since it was known."""
+        """The origin has refused the token; ``is_retry``: not this call's first refusal."""
         now = self.clock.monotonic()
         with self._lock:
             for other, known in list(self._origins.items()):
@@ -119,12 +119,12 @@ class Refusals:
                 state.refusals += 1
 
     def note_requested(self, origin: str, cached: CachedToken, *, is_refused: bool) -> None:
-        """A token was requested because of a refusal; ``is_refused``: it is the refused one."""
+        """A refusal has caused a token request. ``is_refused``: it returned the refused token."""
         now = self.clock.monotonic()
         with self._lock:
             state = self._origins.setdefault(origin, _Origin(now))
             if cached.sequence <= state.sequence:
-                return  # another call of the same flight has noted it
+                return  # another call of the same flight has recorded it
             self._refill(state)
             if not is_refused and self._counts(state):
                 state.budget -= 1
@@ -150,18 +150,18 @@ class Refusals:
             if state is None:
                 return True
             self._refill(state)
-            # A time before the request is another clock's: a test had frozen time.
+            # A time before the request comes from another clock: a test had frozen time.
             is_paused = state.requested_at <= self.clock.monotonic() < state.paused_until
             return not is_paused and (state.budget >= 1 or not self._counts(state))
 
     def is_flapping(self, origin: str) -> bool:
-        """Whether the origin has accepted a replacement lately: the same token may do next time."""
+        """Whether the origin recently accepted a replacement: it may accept this token, too."""
         with self._lock:
             state = self._origins.get(origin)
             return state is not None and self._is_flapping(state)
 
     def warn(self, origin: str, message: str) -> None:
-        """One warning an outage: what follows is for debugging."""
+        """Log one WARNING per outage; the rest is logged at DEBUG."""
         with self._lock:
             state = self._origins.get(origin)
             is_warned = state is not None and state.is_warned
@@ -174,7 +174,7 @@ class Refusals:
         return 0 <= self.clock.monotonic() - state.accepted_at < _MEMORY
 
     def _counts(self, state: _Origin) -> bool:
-        """Whether the next request is on the budget; the pauses limit those for unknown tokens."""
+        """Whether the next request costs budget. Pauses limit those for tokens never accepted."""
         return not state.is_fresh_refused or self._is_flapping(state)
 
     def _refill(self, state: _Origin) -> None:
@@ -188,9 +188,9 @@ class Refusals:
 
 
 class Refusal:
-    """One call's way through refused tokens: which to try next, and when to stop.
+    """Decides for one call which token to try next, and when to stop.
 
-    First a token that is known already, then one that is requested after the refusal.
+    First comes a token that is known already, then one that is requested after the refusal.
     """
 
     def __init__(self, refusals: Refusals, origin: str) -> None:
@@ -204,7 +204,7 @@ class Refusal:
         self._last: CachedToken | None = None
 
     def wait_to_settle(self, refused: Token) -> bool:
-        """Wait for the API to know this token, if it may be too new; whether to try it again."""
+        """Wait for the API if this token may be too new for it; return whether to try it again."""
         clock, settle_time = self._all.clock, self._all.settle_time
         age = clock.time() - refused.issued_at
         if not 0 <= age < settle_time or refused.access_token in self._settled:
@@ -215,7 +215,7 @@ class Refusal:
         return True
 
     def replacement(self, refused: Token) -> Token | None:
-        """The token to try after this one; ``None``: the refusal stands.
+        """The token to try after this one; ``None`` if the refusal is final.
 
         :raises TokenError: the endpoint did not return a token.
         :raises requests.exceptions.RequestException: the endpoint could not be reached.
@@ -227,7 +227,7 @@ class Refusal:
         is_retry = self._last is not None and not is_fresh
         refusals.note_refused(origin, refused, is_retry=is_retry)
         try:
-            # Told and logged after the token request: whoever is told may use the Client.
+            # Events and log lines come after the token request: handlers may use the Client.
             return None if is_fresh or self._is_repeated else self._next(refused)
         finally:
             refusals.tell(origin=origin, age=age, is_fresh=is_fresh)
@@ -235,7 +235,7 @@ class Refusal:
             refusals.warn(origin, f"%s refused {is_new} of %s")
 
     def accepted(self, token: Token) -> None:
-        """The API accepted this replacement."""
+        """The API has accepted this replacement."""
         self._all.note_accepted(self._origin, token)
 
     def _next(self, refused: Token) -> Token | None:
@@ -249,12 +249,12 @@ class Refusal:
             if not self._has_tried_known and refusals.is_flapping(self._origin):
                 self._is_repeated = True
                 return refused
-            logger.debug("%s refuses new tokens: none is requested yet", self._origin)
+            logger.debug("%s refuses new tokens: the next token request has to wait", self._origin)
             return None
         cached = self._last = refusals.tokens.fetch(self._is_wanted)
         is_refused = cached.token.access_token in self._refused
         if cached.sequence > self._since:
-            # A token that was requested before the refusal says nothing about new ones.
+            # A token from before the refusal says nothing about new tokens.
             refusals.note_requested(self._origin, cached, is_refused=is_refused)
         else:
             self._has_tried_known = True
@@ -263,7 +263,7 @@ class Refusal:
     def _is_wanted(self, cached: CachedToken, has_landed: bool) -> bool:
         is_requested = cached.sequence > self._since
         if cached.token.access_token in self._refused:
-            # Requested after the refusal and handed out again: there is no other token.
+            # The endpoint returned the refused token again: there is no other.
             return has_landed and is_requested
         if self._has_tried_known and not is_requested:
             return False

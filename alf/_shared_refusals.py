@@ -1,4 +1,4 @@
-"""What processes tell each other about an endpoint that refuses their client."""
+"""Processes that share a storage also share an endpoint's refusal of their client."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from alf.tokens import TokenError
 
 __all__ = ["SharedRefusals"]
 
-#: Errors that say that the client is not known by this credential, or may not have a token
-#: (RFC 6749 §5.2). To repeat such a request soon is of no use, from whatever process.
+#: Errors that reject the credential or the client (RFC 6749 §5.2). Repeating the request soon is
+#: useless, from any process.
 _OF_THE_CLIENT = frozenset(("invalid_client", "unauthorized_client"))
 
 #: Seconds for which a 429 without ``Retry-After`` is shared.
@@ -25,9 +25,9 @@ _PAUSE = 10.0
 
 
 class SharedRefusals:
-    """Shares refusals of the client by way of the storage, and never failures of any other kind.
+    """Shares refusals of the client through the storage; never failures of any other kind.
 
-    A secret that is a callable may be another one by now: then nothing is shared.
+    Nothing is shared if the secret is a callable, because it may return another secret by now.
 
     :param storage: the token's storage.
     :param endpoint: the token endpoint.
@@ -39,9 +39,9 @@ class SharedRefusals:
         storage.credential = endpoint.fixed_secret
 
     def request(self, *, is_forced: bool) -> Answer:
-        """Request a token, unless another process was refused a moment ago with the same secret.
+        """Request a token, unless another process was recently refused with the same secret.
 
-        :param is_forced: whether to request it in any case.
+        :param is_forced: request it even then.
         :raises TokenError: the client was refused, here or there, or the endpoint failed.
         :raises requests.exceptions.RequestException: there was no answer.
         """
@@ -73,7 +73,7 @@ class SharedRefusals:
 
     def _as_error(self, refusal: StoredRefusal) -> TokenError:
         message = (
-            f"{self._endpoint} refused the client a moment ago, as another process found out: "
+            f"{self._endpoint} recently refused the client in another process: "
             f"{refusal.error or refusal.status}"
         )
         return TokenError(
@@ -84,7 +84,7 @@ class SharedRefusals:
         )
 
     def _as_response(self, refusal: StoredRefusal) -> requests.Response:
-        """The refusal as the endpoint's response: what a caller without exceptions gets."""
+        """The refusal as the endpoint's response, for callers that do not get exceptions."""
         members = {"error": refusal.error, "error_description": refusal.description}
         body = json.dumps({name: text for name, text in members.items() if text is not None})
         response = requests.Response()

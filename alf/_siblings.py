@@ -1,4 +1,4 @@
-"""The managers of one identity's tokens, one for each token that its Clients have."""
+"""The managers of one identity: one for each of its tokens."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from alf._forks import register_after_fork
 
 __all__ = ["Siblings"]
 
-#: Managers that are kept with their token while no Client uses them, the last used ones.
+#: This many managers that no Client uses are kept with their tokens: those used last.
 _MOST_KEPT = 1024
 
 
 class Siblings:
-    """Managers by the options that set their tokens apart.
+    """Finds the manager for a set of options.
 
-    The same options give the same manager, and so the same token, however often a Client is made
-    for them.
+    The same options give the same manager, and so the same token, however many Clients are made
+    with them.
 
     :param options: the options of the first manager.
-    :param manager: that manager.
+    :param manager: the first manager.
     """
 
     def __init__(self, options: Mapping[str, Any], manager: Any) -> None:
@@ -34,9 +34,9 @@ class Siblings:
         register_after_fork(self)
 
     def get(self, options: Mapping[str, Any], make: Callable[[], Any]) -> Any:
-        """The manager for these options; a new one if there is none.
+        """The manager for these options; made by ``make()`` if it does not exist yet.
 
-        ``make`` does no I/O. What it raises is raised.
+        ``make()`` must not do I/O. Its exceptions are passed on.
         """
         key = _frozen(options)
         with self._lock:
@@ -54,7 +54,7 @@ class Siblings:
 
 
 def _frozen(value: Any) -> Hashable:
-    """The value as one that can be a key: equal for equal values."""
+    """A hashable form of the value, equal for equal values."""
     if isinstance(value, Mapping):
         return frozenset((name, _frozen(part)) for name, part in value.items())
     if isinstance(value, (list, tuple)):

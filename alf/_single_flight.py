@@ -1,4 +1,4 @@
-"""One thread makes a value, and other callers share it. Knows nothing of tokens."""
+"""One thread makes a value and all callers share it. Knows nothing about tokens."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ __all__ = ["FlightOverdueError", "Make", "RecursiveFlightError", "SingleFlight",
 
 T = TypeVar("T")
 
-#: Whether a value will do for a caller; told whether it has landed since the caller came.
+#: Whether a value is good enough for a caller. The second argument says whether the value has
+#: landed since the caller arrived.
 Wanted = Callable[[T, bool], bool]
 
-#: Makes the value. It is given a function that lands the value early, for the waiting callers, if
-#: the leader has more to do.
+#: Makes the value. Its argument is a function that gives the value to the waiting callers early,
+#: for a leader that has more to do.
 Make = Callable[[Callable[[T], None]], T]
 
-#: Seconds between two looks at whether the leader of a flight is still there.
+#: Seconds between two checks whether the leader of a flight is still running.
 _LOOK = 0.25
 
-#: The same where the leader is a greenlet of this very thread, which an event would block.
+#: The same where the leader is a greenlet of this thread, which waiting on an event would block.
 _SHORT_LOOK = 0.005
 
-#: Seconds for which a flight waits for the thread that is to lead it.
+#: Seconds that a flight waits for its leader thread to start.
 _START = 5.0
 
 #: The flights that this context leads.
@@ -36,7 +37,7 @@ _led: ContextVar[tuple[_Flight[Any], ...]] = ContextVar("_led", default=())
 
 
 class FlightOverdueError(Exception):
-    """The flight has taken longer than it may."""
+    """The flight takes longer than it may."""
 
 
 class RecursiveFlightError(Exception):
@@ -44,7 +45,7 @@ class RecursiveFlightError(Exception):
 
 
 class _Flight(Generic[T]):
-    """One making of a value, and the callers that wait for it."""
+    """One attempt to make a value, and the callers that wait for it."""
 
     def __init__(self, max_duration: float) -> None:
         self.started_at = time.monotonic()
@@ -59,8 +60,8 @@ class _Flight(Generic[T]):
     def run(self, body: Iterator[None]) -> None:
         """Lead the flight: run the generator to its end.
 
-        Whatever ends it, a kill or a signal handler's exception included: a generator that no
-        longer runs can be seen not to run. No ``finally`` gives that guarantee.
+        A generator shows whether it is running. So other callers notice when a kill or a signal
+        handler's exception has ended the flight, which no ``finally`` could guarantee.
         """
         self._body = body
         self.thread = threading.get_ident()
@@ -68,7 +69,7 @@ class _Flight(Generic[T]):
 
     @property
     def is_under_way(self) -> bool:
-        """Whether somebody leads it, or a thread that will is about to start."""
+        """Whether it has a leader, or its leader thread is about to start."""
         if self.is_overdue:
             return False
         is_starting = self._body is None and time.monotonic() < self.started_at + _START
@@ -76,7 +77,7 @@ class _Flight(Generic[T]):
 
     @property
     def is_running(self) -> bool:
-        """Whether somebody leads it."""
+        """Whether it has a leader."""
         body: Any = self._body
         return body is not None and body.gi_running and self._process == os.getpid()
 
@@ -88,12 +89,12 @@ class _Flight(Generic[T]):
 class SingleFlight(Generic[T]):
     """The current value, and the flight that makes the next one.
 
-    :param merge: gives the next current value, from the current one, the one that has landed, and
-        whether its flight was still the current one.
+    :param merge: returns the next current value, given the current one, the one that has landed,
+        and whether its flight was still the current flight.
     :param max_duration: seconds that a flight may take at most.
-    :param shared_errors: the exceptions of the leader that waiting callers get, too. After any
+    :param shared_errors: the exceptions that the waiting callers get from the leader. After any
         other exception a waiting caller leads the next flight.
-    :param copy_error: makes an exception for each waiting caller.
+    :param copy_error: copies such an exception for each waiting caller.
     """
 
     __slots__ = (
@@ -121,16 +122,16 @@ class SingleFlight(Generic[T]):
         self._shared_errors = shared_errors
         self._copy_error = copy_error
         self._flight: _Flight[T] | None = None
-        # Re-entrant: a signal handler or a finalizer may come here from within. Nothing below it
-        # blocks, and each change is one assignment.
+        # Re-entrant, because a signal handler or a finalizer may interrupt this very code. Nothing
+        # blocks while it is held, and each change is one assignment.
         self._lock = threading.RLock()
         register_after_fork(self)
 
     def obtain(self, wanted: Wanted[T], make: Make[T]) -> T:
-        """The current value, that of the flight under way, or a new one, whichever is wanted first.
+        """The first wanted value: the current one, that of the flight under way, or a new one.
 
         :raises FlightOverdueError: the flight under way has taken too long.
-        :raises RecursiveFlightError: this very context leads the flight under way.
+        :raises RecursiveFlightError: this context leads the flight under way.
         """
         notice_fork()
         while True:
@@ -153,7 +154,7 @@ class SingleFlight(Generic[T]):
         """Start a flight, if the value seen is still current and no flight is under way.
 
         :param run: runs the function that leads the flight, now or in another thread.
-        :returns: the flight, or the one under way; ``None``: there is a newer value.
+        :returns: this flight, or the one under way; ``None`` if there is a newer value.
         """
         notice_fork()
         with self._lock:
@@ -170,7 +171,7 @@ class SingleFlight(Generic[T]):
         return flight
 
     def wait(self, flight: _Flight[T], seconds: float) -> None:
-        """Wait for the flight, until so many seconds after its start."""
+        """Wait for the flight, until the given number of seconds after its start."""
         until = min(flight.started_at + seconds, flight.overdue_at)
         while not flight.landed.is_set() and flight.is_under_way:
             if time.monotonic() >= until:
@@ -178,7 +179,7 @@ class SingleFlight(Generic[T]):
             self._look(flight, until)
 
     def replace(self, seen: T | None, value: T | None) -> bool:
-        """Make the value the current one, if the one seen still is; whether it was."""
+        """Make the value the current one if ``seen`` still is; return whether it was."""
         with self._lock:
             if self.current is not seen:
                 return False
@@ -195,10 +196,10 @@ class SingleFlight(Generic[T]):
     ) -> Iterator[None]:
         """Lead the flight, unless the current value will do or another flight is under way.
 
-        The flight becomes the current one in here: from the first moment that others can see it
-        they also see that it runs.
+        The flight becomes the current one in here, so that it is running from the first moment
+        that other callers can see it.
         """
-        # First of all: a signal handler that comes next must not wait for what it has interrupted.
+        # Before anything else: a signal handler must not wait for the flight that it interrupts.
         context = _led.set((*_led.get(), flight))
         try:
             with self._lock:
@@ -208,7 +209,7 @@ class SingleFlight(Generic[T]):
                     return
                 if other is not reserved:
                     if reserved is not None:
-                        return  # another caller did not wait for this thread, and leads instead
+                        return  # another caller did not wait for this thread and leads instead
                     if other is not None and other.is_running and not other.is_overdue:
                         others.append(other)
                         return
@@ -224,7 +225,7 @@ class SingleFlight(Generic[T]):
         yield from ()
 
     def _land(self, flight: _Flight[T], value: T | None = None) -> None:
-        """End the flight; a value that it brought is merged into the current one."""
+        """End the flight, and merge its value, if there is one, into the current value."""
         with self._lock:
             if flight.landed.is_set():
                 return
@@ -257,7 +258,7 @@ class SingleFlight(Generic[T]):
             flight.landed.wait(min(_LOOK, left))
 
     def _after_fork(self) -> None:
-        # The parent's threads are not here: the one that held the lock, and the one that led.
+        # The threads that held the lock and led the flight exist in the parent only.
         self._lock = threading.RLock()
         self._flight = None
 

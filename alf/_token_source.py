@@ -1,4 +1,4 @@
-"""Where a flight gets its token: from the storage, if that will do, or from the endpoint."""
+"""Where a flight gets its token: from the storage if it has a good one, else the endpoint."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["TokenSource", "next_sequence"]
 
-#: A stored token issued this many seconds in the future was stored by a wrong clock.
+#: A stored token that was issued more than this many seconds in the future is not used: the clock
+#: of the process that stored it was wrong.
 _CLOCK_SKEW = 60.0
 
-#: ``CachedToken.sequence`` of a token from a storage: no refusal of ours came before it.
+#: ``CachedToken.sequence`` of a token from a storage: older than any refusal in this process.
 _NOT_REQUESTED = -1
 
 #: Tokens that are kept as discarded, the last ones.
@@ -40,9 +41,9 @@ _sequence = itertools.count()
 
 
 def next_sequence() -> int:
-    """The place of something that happens now in the order of token requests and refusals.
+    """A number that puts token requests and refusals in order.
 
-    Clocks may show both at the same time.
+    Two of them may happen at the same reading of the clock.
     """
     return next(_sequence)
 
@@ -51,10 +52,10 @@ class TokenSource:
     """The storage and the endpoint of one token.
 
     :param endpoint: the token endpoint.
-    :param storage: the token's entry in a storage; ``None``: it is not shared.
+    :param storage: the token's entry in a storage; ``None`` if the token is not shared.
     :param flight: the flights of the token, and the current one.
-    :param margins: what the user says about refreshing.
-    :param notices: what is told after a flight.
+    :param margins: the user's margins for refreshing.
+    :param notices: the events and log lines of a flight.
     :param clock: the clock.
     """
 
@@ -95,7 +96,7 @@ class TokenSource:
         self._discarded: list[str] = []
 
     def make(self, wanted: Wanted[CachedToken], reason: Reason) -> Make[CachedToken]:
-        """What a flight for a wanted token does."""
+        """The function with which a flight gets a wanted token."""
 
         def make(land: Callable[[CachedToken], None]) -> CachedToken:
             storage = self._storage
@@ -105,7 +106,7 @@ class TokenSource:
             stored = storage.load()
             if stored is None or not is_wanted(stored):
                 self._check_pause(reason)
-                # While a token lives nobody waits for another process.
+                # While the token is alive no caller waits for another process.
                 with storage.exclusive(is_wanted, wait=reason != "expiring") as stored:
                     if stored is None:
                         cached = self._request(reason)
@@ -126,14 +127,14 @@ class TokenSource:
         return make
 
     def store(self, cached: CachedToken) -> None:
-        """Store the token; if that fails, the current token says when to try again."""
+        """Store the token. If that fails, the current token notes when to try again."""
         assert self._storage is not None
         retry_at = self._storage.save(cached.token)
         store_at = None if retry_at is None else Deadline(retry_at, inf)
         self._flight.replace(cached, replace(cached, store_at=store_at))
 
     def stored(self) -> Token | None:
-        """The token in the storage, whether it is good or not."""
+        """The token in the storage, good or not."""
         return None if self._storage is None else self._storage.load()
 
     def revoke(self, token: Token) -> None:
@@ -144,13 +145,13 @@ class TokenSource:
             self._storage.remove(token)
 
     def discard(self, access_token: str) -> None:
-        """Do not take this token from anywhere again."""
+        """Do not use this token again."""
         if access_token not in self._discarded:
             self._discarded.append(Secret(access_token))
             del self._discarded[:-_MOST_DISCARDED]
 
     def is_discarded(self, token: Token) -> bool:
-        """Whether the token was refused, revoked or reset lately."""
+        """Whether the token was recently refused, revoked or reset."""
         return token.access_token in self._discarded
 
     def _check_pause(self, reason: Reason) -> None:
@@ -170,7 +171,7 @@ class TokenSource:
             duration = self._clock.monotonic() - started_at
             self._notices.tell(RenewalFailed, reason=reason, duration=duration, error=error)
             if reason != "expiring":
-                # Otherwise the token still serves, and a warning of its own says so.
+                # A failed refresh leaves a good token; the refresher logs its own warning.
                 self._notices.add(partial(log_failure, error))
             raise
         self.failures.succeed()

@@ -1,4 +1,4 @@
-"""Puts the parts together that request a token, keep it, refresh it and share it."""
+"""Combines the parts that request, keep, refresh and share a token."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from alf.tokens import Token
 
 __all__ = ["Refusal", "TokenManager"]
 
-#: Seconds that a flight may take besides its token request: for the storage, and at least.
+#: Seconds that a flight may take beyond its token request, with a storage and without one.
 _STORAGE_TIME = 5.0
 _SPARE_TIME = 1.0
 
@@ -35,17 +35,17 @@ _SPARE_TIME = 1.0
 class TokenManager:
     """Always has a good token: requests it, keeps it, refreshes it, shares it.
 
-    It brings the token to whatever sends the requests: ``client.manager``, or one of its own.
+    Use it with HTTP clients other than requests: take ``client.manager``, or make one.
 
     >>> manager = TokenManager("https://id.example.com/token", "client-id", "secret")
     >>> headers = {"Authorization": manager.token().authorization}
 
-    :param options: those of :class:`alf.Client` that are about tokens.
-    :param clock: what tells the time; for tests.
+    :param options: the options of :class:`alf.Client` that concern tokens.
+    :param clock: tells the time; tests replace it.
     :raises TypeError: an option is missing, unknown or of the wrong type.
     :raises ValueError: an option does not have a usable value.
 
-    All methods may be called by any number of threads at once.
+    All methods are thread-safe.
     """
 
     def __init__(
@@ -101,9 +101,9 @@ class TokenManager:
     # -- the current token -----------------------------------------------------------------
 
     def peek(self, *, is_fresh: bool = False) -> Token | None:
-        """The current token, from memory; ``None`` if there is no token that is alive.
+        """The current token, from memory; ``None`` without a live token.
 
-        :param is_fresh: only a token that is not due for a refresh yet.
+        :param is_fresh: return the token only if it is not due for a refresh yet.
         """
         cached = self._flight.current
         if cached is None:
@@ -112,7 +112,7 @@ class TokenManager:
         return None if deadline.has_passed(self._clock) else cached.token
 
     def token(self) -> Token:
-        """The current token; a new one is requested if there is no good one.
+        """The current token. Requests a new one if there is no good one.
 
         :raises TokenError: the endpoint did not return a token.
         :raises requests.exceptions.RequestException: the endpoint could not be reached.
@@ -125,17 +125,17 @@ class TokenManager:
             return cached.token
         if cached.is_alive(clock):
             self._refresher.refresh(cached)
-            # Replaced by now, if this caller has done it or waited for it.
+            # The refresh has replaced it if this caller did the refresh or waited for it.
             cached = self._flight.current or cached
             if cached.is_alive(clock):
                 return cached.token
         return self._obtain(self._is_good, "expired").token
 
     def replace(self, refused: Token, origin: str = "") -> Token | None:
-        """Another token than one that an API has refused.
+        """A token to use instead of one that an API has refused.
 
-        A newer one that is there already, or else one that is requested now. ``None``: there is
-        no other, or this origin has refused too many.
+        Returns a newer token if there is one already, and requests one otherwise. Returns ``None``
+        if there is no other token, or if this origin has refused too many.
 
         :param refused: the token that was refused.
         :param origin: the API's scheme, host and port.
@@ -145,14 +145,14 @@ class TokenManager:
         return self.refusal(origin).replacement(refused)
 
     def renew(self) -> Token:
-        """A token that is requested now, whatever the current one; raises as :meth:`token`."""
+        """Request a new token, even if the current one is good; raises as :meth:`token`."""
         since = next_sequence()
         return self._obtain(lambda cached, _landed: cached.sequence > since, "forced").token
 
     def revoke(self) -> None:
-        """Have the server revoke the current token, and forget it, here and in the storage.
+        """Have the server revoke the current token; remove it from memory and from the storage.
 
-        Without a token nothing is done.
+        Does nothing without a token.
 
         :raises ValueError: the revocation endpoint is not known.
         :raises TokenError: the server did not revoke the token.
@@ -165,7 +165,7 @@ class TokenManager:
             self._flight.replace(cached, None)
 
     def refusal(self, origin: str) -> Refusal:
-        """What to do about a token that an API has just refused.
+        """Decides what to do about a token that an API has just refused.
 
         :param origin: the API's scheme, host and port.
         """
@@ -188,7 +188,7 @@ class TokenManager:
     # -- the connections to the endpoint ---------------------------------------------------
 
     def follow(self, session: requests.Session) -> None:
-        """From now on use this session's ``verify``, ``cert``, ``proxies`` and ``trust_env``."""
+        """Use this session's ``verify``, ``cert``, ``proxies`` and ``trust_env`` from now on."""
         self._endpoint.follow(session)
 
     def share_connections(self, other: TokenManager) -> None:
@@ -202,7 +202,7 @@ class TokenManager:
     def _after_fork(self) -> None:
         self._endpoint.forget_connections()
 
-    # -- what refusals need ----------------------------------------------------------------
+    # -- used by refusals -----------------------------------------------------------------
 
     def known(self, refused: set[str]) -> CachedToken | None:
         """A good token in memory that is not one of the refused ones."""
@@ -245,7 +245,7 @@ class TokenManager:
         return has_landed or cached.is_good(self._clock)
 
     def _obtain(self, wanted: Wanted[CachedToken], reason: Reason) -> CachedToken:
-        """What is wanted: from memory, from the flight under way, or by a flight of one's own."""
+        """A wanted token: from memory, from the flight under way, or by leading a flight."""
         try:
             return self._flight.obtain(wanted, self._source.make(wanted, reason))
         except RecursiveFlightError:
@@ -267,5 +267,5 @@ class TokenManager:
             if current is not None and current.token.access_token != landed.token.access_token:
                 self._previous = current
             return landed
-        # It is for the calls at hand only: a refresh gains nothing here.
+        # This token is for the waiting calls only; refreshing the current one gains nothing.
         return None if current is None else current.without_refresh()
