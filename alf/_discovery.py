@@ -1,4 +1,4 @@
-"""An issuer's metadata: its endpoints, and the client authentication that it accepts."""
+"""An issuer's metadata: its endpoints and the client authentication that it accepts."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from alf._urls import is_loopback, shown_misfit, shown_url
 
 __all__ = ["Discovery", "Metadata", "check_issuer", "metadata_urls", "parse_metadata"]
 
-#: Seconds after which metadata are read again, and after which that is tried again.
+#: Seconds after which metadata are read again, and after which a failed attempt is repeated.
 _GOOD_FOR = 24 * 3600.0
 _TRY_AGAIN_AFTER = 3600.0
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What is known of an authorization server (RFC 8414 §2).
+    """The metadata of an authorization server that alf uses (RFC 8414 §2).
 
     :param token_endpoint: URL of the token endpoint.
-    :param revocation_endpoint: URL of the revocation endpoint; ``None``: not known.
-    :param auth_methods: the ways of client authentication that the server takes.
+    :param revocation_endpoint: URL of the revocation endpoint; ``None`` if not known.
+    :param auth_methods: the methods of client authentication that the server accepts.
     """
 
     token_endpoint: str
@@ -44,8 +44,8 @@ class Discovery:
     """The metadata of an issuer, read when first needed and at least daily from then on.
 
     :param issuer: the issuer's identifier.
-    :param transport: what to read them over.
-    :param clock: what tells the time.
+    :param transport: sends the requests.
+    :param clock: the clock.
     """
 
     def __init__(self, issuer: str, transport: Transport, clock: Clock) -> None:
@@ -56,16 +56,16 @@ class Discovery:
         self._due_at: tuple[float, float] | None = None
 
     def is_due(self, *, has_cert: bool) -> bool:
-        """Whether the metadata have to be read, for a client with or without a certificate."""
+        """Whether the metadata must be read, for a client with or without a certificate."""
         if self._due_at is None or has_cert != self._has_cert:
             return True
         monotonic, wall = self._due_at
         return self._clock.monotonic() >= monotonic or self._clock.time() >= wall
 
     def read(self, limit: TimeLimit, *, has_cert: bool) -> Metadata | Exchange:
-        """The metadata, or the answer of an issuer that is out of order.
+        """The metadata, or the answer of an issuer in an outage.
 
-        :raises ValueError: there are none that can be used; the text says why.
+        :raises ValueError: there are no usable metadata; the text says why.
         :raises requests.exceptions.RequestException: there was no answer.
         """
         self._has_cert = has_cert
@@ -95,10 +95,10 @@ class Discovery:
 
 
 def check_issuer(issuer: object) -> str:
-    """The issuer's identifier, if it can be one (RFC 8414 §2).
+    """Check an issuer's identifier (RFC 8414 §2).
 
     :raises TypeError: it is not a string.
-    :raises ValueError: it is not an https URL without query and fragment; on loopback http will do.
+    :raises ValueError: it is not an https URL without query and fragment (http on loopback).
     """
     if not isinstance(issuer, str):
         message = f"issuer must be a URL, got {type(issuer).__name__}"
@@ -120,7 +120,7 @@ def check_issuer(issuer: object) -> str:
 
 
 def metadata_urls(issuer: str) -> tuple[str, str]:
-    """Where the metadata may be: as OAuth has it (RFC 8414 §3), and as OpenID Connect has it."""
+    """The URLs where metadata may be, by OAuth (RFC 8414 §3) and by OpenID Connect."""
     parts = urlsplit(issuer.rstrip("/"))
     oauth = parts._replace(path=f"/.well-known/oauth-authorization-server{parts.path}")
     openid = parts._replace(path=f"{parts.path}/.well-known/openid-configuration")
@@ -130,10 +130,9 @@ def metadata_urls(issuer: str) -> tuple[str, str]:
 def parse_metadata(response: requests.Response, issuer: str, *, has_cert: bool) -> Metadata:
     """The metadata in the response.
 
-    :param issuer: the issuer that the document must name, compared exactly (RFC 8414 §3.3).
-    :param has_cert: whether the endpoints for clients with a certificate are wanted, where
-        there are any (RFC 8705 §5).
-    :raises ValueError: there is no usable metadata; the text says why.
+    :param issuer: the issuer that the document must name exactly (RFC 8414 §3.3).
+    :param has_cert: whether to prefer the endpoints for clients with a certificate (RFC 8705 §5).
+    :raises ValueError: the metadata are not usable; the text says why.
     """
     members = read_members(response)
     if response.status_code != 200 or isinstance(members, str):
@@ -163,13 +162,13 @@ def parse_metadata(response: requests.Response, issuer: str, *, has_cert: bool) 
     return Metadata(
         places["token_endpoint"],
         places.get("revocation_endpoint"),
-        # Left out, it means Basic.
+        # Without this member it is Basic.
         tuple(map(str, methods)) if isinstance(methods, list) else Metadata.auth_methods,
     )
 
 
 def _is_safe(url: Any) -> bool:
-    """Whether this is an absolute https URL, or an http URL of this very machine."""
+    """Whether this is an absolute https URL, or an http URL on loopback."""
     parts = _parse(url)
     if parts is None:
         return False
@@ -177,7 +176,7 @@ def _is_safe(url: Any) -> bool:
 
 
 def _is_endpoint(url: Any, issuer: str) -> bool:
-    """Whether this issuer may send a client there: one elsewhere must not send it to itself."""
+    """Whether this issuer may name this URL: a remote issuer must not name loopback."""
     parts = _parse(url)
     if parts is None or parts.username is not None or parts.fragment:
         return False
@@ -185,9 +184,11 @@ def _is_endpoint(url: Any, issuer: str) -> bool:
 
 
 def _leads_here(host: str) -> bool:
-    """Whether the system may take this host, in whatever form, for the machine itself."""
+    """Whether the system may resolve this host, in any notation, to loopback."""
     name = host.rstrip(".")
-    with contextlib.suppress(OSError):  # not one of the old forms: 127.1, 0x7f000001, 2130706433
+    with contextlib.suppress(
+        OSError
+    ):  # not one of the old notations: 127.1, 0x7f000001, 2130706433
         name = socket.inet_ntoa(socket.inet_aton(name))
     try:
         address = ipaddress.ip_address(name.partition("%")[0])
@@ -203,8 +204,8 @@ def _is_local(issuer: str) -> bool:
 
 
 def _parse(url: Any) -> SplitResult | None:
-    """The parts of an absolute URL as requests will see them; ``None`` for anything else."""
-    # Parsers disagree on backslashes, and on what they take out.
+    """The parts of an absolute URL as requests sees them; ``None`` for anything else."""
+    # Parsers disagree about backslashes and about what they remove.
     if not isinstance(url, str) or not url.isprintable() or not {" ", "\\"}.isdisjoint(url):
         return None
     request = requests.PreparedRequest()

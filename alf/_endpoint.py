@@ -53,18 +53,18 @@ class TokenEndpoint:
 
     :param url: its URL, or the issuer's, whose metadata are read at the first token request.
     :param credentials: the client's identifier and secret.
-    :param client_auth: how the client authenticates, for every try; ``None``: as the issuer says.
-    :param is_issuer: whether the URL is the issuer's.
-    :param revocation_endpoint: where tokens are revoked (RFC 7009); by default the issuer says.
+    :param client_auth: authenticates the client in every try; ``None``: as the metadata say.
+    :param is_issuer: whether the URL is that of the issuer.
+    :param revocation_endpoint: URL for revocation (RFC 7009); by default from the metadata.
     :param params: the pairs of the form, as :func:`token_form` gives them.
-    :param grant: what adds its own pairs, for every try; ``None``: the client credentials.
-    :param headers: headers to send besides ``Accept: application/json``.
-    :param dpop_key: the key to have tokens bound to (RFC 9449); ``None``: to none.
+    :param grant: adds its pairs to the form in every try; ``None``: client credentials.
+    :param headers: headers to send in addition to ``Accept: application/json``.
+    :param dpop_key: the key that tokens are bound to (RFC 9449); ``None``: they are not bound.
     :param cert: the client certificate, as in requests; ``None``: the session's.
     :param retry: urllib3's ``Retry`` or a number of retries; ``None``: none.
-    :param timeout: seconds for each try in all, or a pair: seconds to connect, and for the rest.
-    :param session: the session to ask with; ``None``: one of its own.
-    :param clock: what tells the time.
+    :param timeout: seconds in all for each try, or a pair: seconds to connect and for the rest.
+    :param session: the session to use; ``None``: one of its own.
+    :param clock: the clock.
     """
 
     def __init__(
@@ -88,7 +88,8 @@ class TokenEndpoint:
         self.url = url
         self._credentials = credentials
         self._given_auth = self._client_auth = client_auth
-        #: How the client authenticates, and its name if that is not its id; ``None``: unknown.
+        #: The client authentication, with the name it uses if that is not the id; ``None`` if not
+        #: known yet.
         self.identity = "discovered" if client_auth is None else client_auth.identity
         self._revocation_endpoint = revocation_endpoint
         self._metadata = None if is_issuer else Metadata(url, revocation_endpoint)
@@ -106,12 +107,12 @@ class TokenEndpoint:
         self._discovery = Discovery(url, self._transport, clock) if is_issuer else None
         self._clock = clock
         self._scope_granted: str | None = None
-        #: The endpoint of the same client whose connections and metadata this one uses.
+        #: An endpoint of the same client, whose connections and metadata this one uses.
         self._shared: TokenEndpoint | None = None
 
     @property
     def token_type(self) -> str:
-        """The scheme of the tokens that are requested."""
+        """The type of the tokens that are requested."""
         return "Bearer" if self._dpop_key is None else "DPoP"
 
     @property
@@ -121,7 +122,7 @@ class TokenEndpoint:
 
     @property
     def fixed_secret(self) -> str | None:
-        """The client's secret; ``None`` if it has none, or one that may change."""
+        """The client's secret; ``None`` if it has no secret or one that may change."""
         secret = self._credentials.client_secret
         return None if callable(secret) else secret
 
@@ -141,7 +142,7 @@ class TokenEndpoint:
 
     @property
     def binding(self) -> str:
-        """What makes a token another one: client authentication, grant, key and certificate."""
+        """What tokens depend on besides the form: authentication, grant, key and certificate."""
         grant = None if self._grant is None else self._grant.identity
         jkt = None if self._dpop_key is None else self._dpop_key.thumbprint
         cert = self._transport.cert
@@ -150,14 +151,14 @@ class TokenEndpoint:
 
     @property
     def max_duration(self) -> float:
-        """Seconds that a token request may take, its retries included."""
+        """Seconds that a token request may take, including retries."""
         a_try = TimeLimit(self._timeout).total
         retries = self._retry.total if isinstance(self._retry.total, int) else 0
         pauses = min(retries, 10) * LONGEST_WAIT
         return min((retries + 1) * (a_try + 1) + pauses, LONGEST_RETRYING + a_try + 1)
 
     def share(self, other: TokenEndpoint) -> None:
-        """Use the connections of another endpoint, and the metadata, of the same client."""
+        """Use the connections and the metadata of another endpoint object of the same client."""
         self._shared = other
         self._transport = other._transport
 
@@ -174,7 +175,7 @@ class TokenEndpoint:
         self._transport.forget_connections()
 
     def request(self) -> Answer:
-        """Request a token, as often as the retries say.
+        """Request a token, with retries.
 
         :raises TokenError: the answer is an error or holds no usable token.
         :raises requests.exceptions.RequestException: there was no answer.
@@ -185,7 +186,7 @@ class TokenEndpoint:
         return Answer(token, asked_at)
 
     def revoke(self, access_token: str) -> None:
-        """Have the token revoked (RFC 7009 §2), as often as the retries say.
+        """Have the server revoke the token (RFC 7009 §2), with retries.
 
         :raises ValueError: the revocation endpoint is not known.
         :raises TokenError: the server did not revoke the token, which may still be good.
@@ -201,7 +202,7 @@ class TokenEndpoint:
     def _request(
         self, name: _Endpoint, form: Sequence[tuple[str, str]]
     ) -> tuple[Exchange, float, float]:
-        """The answer, if it is not an error, and when it was requested, by both clocks.
+        """The successful answer, and when it was requested by both clocks.
 
         :raises TokenError: the answer is an error.
         :raises requests.exceptions.RequestException: there was no answer.
@@ -225,7 +226,7 @@ class TokenEndpoint:
                 raise _error(exchange, self._describe(name))
 
     def _try(self, name: _Endpoint, form: Sequence[tuple[str, str]]) -> Exchange:
-        # One for all that a try takes: the metadata, a second form of Basic, a DPoP nonce.
+        # One limit for everything in a try: metadata, Basic's second form, a DPoP nonce.
         limit = TimeLimit(self._timeout)
         known = self._metadata
         outage = self._discover(limit)
@@ -243,7 +244,7 @@ class TokenEndpoint:
     def _url(self, name: _Endpoint) -> str:
         url: str | None = getattr(self._metadata, name)
         if url is None:
-            message = f"{self} has no revocation endpoint that is known: give revocation_endpoint"
+            message = f"{self} has no known revocation endpoint: give revocation_endpoint"
             raise ValueError(message)
         return url
 
@@ -254,7 +255,7 @@ class TokenEndpoint:
         limit: TimeLimit,
         name: _Endpoint,
     ) -> Exchange:
-        """The answer to the form, signed in each of the ways that the client has."""
+        """The answer to the form, which is sent with each of the client's ways to authenticate."""
         assert self._client_auth is not None
         if self._client_auth.needs_tls and not self._transport.may_have_cert:
             message = (
@@ -288,9 +289,9 @@ class TokenEndpoint:
                 return Exchange(end.value, sorted(secrets, key=len, reverse=True))
 
     def _discover(self, limit: TimeLimit) -> Exchange | None:
-        """Read the issuer's metadata, if it is time; an answer if the issuer is out of order.
+        """Read the issuer's metadata if they are due. Returns the issuer's answer in an outage.
 
-        :raises TokenError: there are none, or the client cannot authenticate as they demand.
+        :raises TokenError: there are no metadata, or they demand what the client cannot do.
         :raises requests.exceptions.RequestException: there was no answer.
         """
         if self._shared is not None:
@@ -302,7 +303,7 @@ class TokenEndpoint:
             return None
         if self._metadata is None:
             return self._read_metadata(discovery, limit)
-        # What is known will do if the issuer has trouble, which leaves time for the token request.
+        # The old metadata will do in an outage, with some time left for the token request.
         self._read_again(discovery, limit.part(1 / 4))
         return None
 
@@ -343,7 +344,7 @@ class TokenEndpoint:
         return needs_tls or self._transport.has_cert
 
     def _note_scope(self, token: Token) -> None:
-        """Log, once, that the granted scope is smaller than the requested one (RFC 6749 §3.3)."""
+        """Log once that the granted scope is smaller than the requested one (RFC 6749 §3.3)."""
         granted = token.scope
         if granted is None or granted == self._scope_granted:
             return
@@ -351,7 +352,7 @@ class TokenEndpoint:
         missing = _scopes(dict(self.params).get("scope", "")) - _scopes(granted)
         if missing:
             logger.warning(
-                "%s granted less than the scope asked for, without %s",
+                "%s granted less than the requested scope, without %s",
                 self,
                 shown(", ".join(sorted(missing))),
             )
@@ -384,7 +385,7 @@ def _read_token(exchange: Exchange, issued_at: float, token_type: str, place: st
         return Token.from_answer(answer, issued_at, token_type)
     except ValueError as error:
         reason = shown(str(error), secrets)
-    # Not as a consequence of that error, whose frames hold the answer.
+    # Not chained to that error, whose frames hold the answer.
     message = f"the answer of {place} ({response.status_code}) {reason}"
     raise TokenError(message, response)
 
@@ -400,9 +401,9 @@ def _error(exchange: Exchange, place: str) -> TokenError:
 
 
 def check_url(url: object, name: str = "token_endpoint") -> str:
-    """The endpoint's URL, if it is one.
+    """Check the URL of an endpoint.
 
-    :raises TypeError: it is missing, or no string.
+    :raises TypeError: it is missing or not a string.
     :raises ValueError: it is not an absolute http or https URL, or has a fragment
         (RFC 6749 §3.2).
     """
@@ -430,7 +431,7 @@ def _is_endpoint(url: str) -> bool:
 
 
 def check_timeout(timeout: Any) -> Any:
-    """A time-out as requests takes it.
+    """Check a timeout in the form that requests takes.
 
     :raises TypeError: it is neither a number, nor a pair of numbers, nor ``None``.
     :raises ValueError: it is not above 0.
@@ -449,5 +450,5 @@ def check_timeout(timeout: Any) -> Any:
 
 
 def _scopes(scope: str) -> set[str]:
-    # Some servers have commas between the names.
+    # Some servers put commas between the names.
     return set(scope.replace(",", " ").split())

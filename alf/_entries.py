@@ -1,4 +1,4 @@
-"""What is shared in a storage: the key of a token's entry, and what its values mean."""
+"""The key of a token's entry in a storage, and the format of its values."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from alf.tokens import Token
 
 __all__ = ["FORMAT", "Entry", "EntryKey", "Holder", "StoredRefusal", "check_key", "entry_key"]
 
-#: The version of the entry's format, in its key and in its value.
+#: The version of the entry's format, part of its key and its value.
 FORMAT = 2
 
 _UNREADABLE = re.compile(r"[^A-Za-z0-9._-]+")
 _KEY = re.compile(r"[\x21-\x7e]{1,240}\Z")
 
-#: Parameters and headers of the token request whose values are not secret. A value of any other
-#: enters the key by a slow hash: whoever reads the key must not be able to guess a password.
+#: Parameters and headers of the token request whose values are not secret. Any other value enters
+#: the key through a slow hash, so that a password cannot be guessed from the key.
 _HARMLESS_PARAMS = frozenset(
     (
         "actor_token_type",
@@ -42,10 +42,10 @@ _HARMLESS_PARAMS = frozenset(
 )
 _HARMLESS_HEADERS = frozenset(("accept", "accept-language", "content-type", "user-agent"))
 
-#: Members of the endpoint's answer that are of no use for an access token, and are secret.
+#: Secret members of the endpoint's answer that alf does not need.
 _NOT_STORED = frozenset(("refresh_token", "id_token"))
 
-#: A number of seconds that is longer than this says nothing about token requests.
+#: A longer time, in seconds, is not a plausible duration of a token request.
 _LONGEST_REQUEST = 60.0
 
 
@@ -56,16 +56,16 @@ def entry_key(
     headers: Mapping[str, str] | None = None,
     binding: str = "",
 ) -> str:
-    """The key of a token's entry: the same for the same token, another for any other token.
+    """The key of a token's entry: equal for the same token, different for any other.
 
-    It begins with what a person can read and ends with a digest of everything. It has less than
-    250 bytes, and neither blanks nor control characters: memcached's rules.
+    It begins with readable text and ends with a digest of everything. It is shorter than 250 bytes
+    and has no blanks or control characters, as memcached demands.
 
     :param token_endpoint: URL of the token endpoint.
     :param client_id: the client's identifier.
     :param params: the pairs of the token request's form, without credentials; the order of the
         names in ``scope`` does not matter (RFC 6749 §3.3).
-    :param headers: headers of the token request beside the usual ones.
+    :param headers: additional headers of the token request.
     :param binding: how the client authenticates, and what the token is bound to.
     """
     parts = urlsplit(token_endpoint)
@@ -94,9 +94,9 @@ def entry_key(
 
 
 class EntryKey:
-    """The key of a token's entry, made when it is first needed, and again if the binding changes.
+    """The key of a token's entry, made when first needed and again when the binding changes.
 
-    The parameters are those of :func:`entry_key`; ``binding`` gives the binding in effect.
+    The parameters are those of :func:`entry_key`; ``binding`` returns the current binding.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class EntryKey:
         self._made: tuple[str, str] | None = None
 
     def __call__(self) -> str:
-        """The key for the binding in effect."""
+        """The key for the current binding."""
         binding, made = self._binding(), self._made
         if made is None or made[0] != binding:
             made = self._made = (binding, entry_key(*self._request, binding))
@@ -120,7 +120,7 @@ class EntryKey:
 
 
 def check_key(key: object) -> str:
-    """A key that the user chose.
+    """Check a key that the user chose.
 
     :raises TypeError: it is not a str.
     :raises ValueError: it is not 1 to 240 visible ASCII characters.
@@ -135,7 +135,7 @@ def check_key(key: object) -> str:
 
 
 def slow_hash(text: str, salt: bytes) -> str:
-    """A hash of a secret text that takes too long to guess the text from (RFC 7914)."""
+    """A hash from which a secret text cannot be guessed in reasonable time (RFC 7914)."""
     return hashlib.scrypt(text.encode(), salt=salt, n=2**14, r=8, p=1, dklen=20).hex()
 
 
@@ -145,7 +145,7 @@ class Entry:
 
     :param token: the token.
     :param sequence: its place in the order of the requests for this token.
-    :param took: seconds that its request took; ``None``: not known.
+    :param took: the duration of its request in seconds; ``None`` if not known.
     """
 
     token: Token
@@ -163,7 +163,7 @@ class Entry:
 
     @classmethod
     def parse(cls, value: object, key: str) -> Entry:
-        """The entry in a value; raises some exception if the value is not an entry of this key."""
+        """Parse a value; raises an exception of any kind if it is not an entry of this key."""
         members = _members(value, key)
         token = Token(**{member.name: members[member.name] for member in fields(Token)})
         numbers = (token.issued_at, 0.0 if token.expires_at is None else token.expires_at)
@@ -177,11 +177,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Holder:
-    """The value of a lock: who holds it, and when that process expects to be done.
+    """The value of a lock: its holder, and when that process expects to be done.
 
-    :param owner: a random name, another one for each lock.
-    :param expected: seconds that a token request is expected to take; ``None``: not known.
-    :param done_at: when it should be over, in seconds since the epoch; 0.0: not known.
+    :param owner: a random name, different for each lock taken.
+    :param expected: the expected duration of the token request in seconds; ``None`` if not known.
+    :param done_at: when it should be done, in seconds since the epoch; 0.0 if not known.
     """
 
     owner: str
@@ -190,7 +190,7 @@ class Holder:
 
     @classmethod
     def new(cls, expected: float | None, now: float) -> Holder:
-        """A holder that starts now."""
+        """A holder whose request starts now."""
         return cls(secrets.token_hex(12), expected, 0.0 if expected is None else now + expected)
 
     def dump(self) -> str:
@@ -209,7 +209,7 @@ class Holder:
             return None
 
     def remaining(self, now: float) -> float:
-        """Seconds until it should be done: not more than expected, whatever the clocks say."""
+        """Seconds until it should be done; at most ``expected``, even if clocks disagree."""
         return max(0.0, min(self.done_at - now, self.expected or 0.0))
 
 
@@ -220,7 +220,7 @@ class StoredRefusal:
     :param status: the status of the answer.
     :param error: the error code (RFC 6749 §5.2), if there was one.
     :param description: the endpoint's text, redacted.
-    :param until: until when it counts, in seconds since the epoch.
+    :param until: when it ends to count, in seconds since the epoch.
     """
 
     status: int
@@ -229,7 +229,7 @@ class StoredRefusal:
     until: float
 
     def dump(self, key: str, credential: str) -> str:
-        """The value to store; the credential is in it as a salted, slow hash."""
+        """The value to store; it holds a salted, slow hash of the credential."""
         salt = secrets.token_bytes(16)
         members = {member.name: getattr(self, member.name) for member in fields(self)}
         fingerprint = slow_hash(credential, salt)
@@ -238,7 +238,7 @@ class StoredRefusal:
 
     @classmethod
     def parse(cls, value: object, key: str, credential: str, now: float) -> StoredRefusal | None:
-        """The refusal in a value, if it still counts and is one of this credential."""
+        """The refusal in a value, if it still counts and concerns this credential."""
         members = _members(value, key)
         refusal = cls(**{member.name: members[member.name] for member in fields(cls)})
         is_text = all(
@@ -251,7 +251,7 @@ class StoredRefusal:
         return refusal if secrets.compare_digest(fingerprint, members["fingerprint"]) else None
 
 
-#: Seconds for which a refusal of the client is shared, at most.
+#: The longest time, in seconds, for which a refusal is shared.
 LONGEST_REFUSAL = 30.0
 
 
@@ -268,7 +268,7 @@ def _members(value: object, key: str) -> dict[str, Any]:
 
 
 def _seconds(value: object) -> float | None:
-    """Seconds of a token request, if this is a sensible number of them."""
+    """The duration of a token request, if the number is plausible."""
     if isinstance(value, (int, float)) and 0 <= value <= _LONGEST_REQUEST:
         return float(value)
     return None

@@ -1,4 +1,4 @@
-"""The lock of a shared entry: one process requests the token, the others wait quietly."""
+"""The lock of a shared entry: one process requests the token, the others wait."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["EntryLock", "LockBusyError"]
 
 logger = logging.getLogger("alf")
 
-#: Seconds for which a process may hold the lock, at most.
+#: The longest time, in seconds, that a process may hold the lock.
 _LONGEST_LOCK = 60.0
 
-#: A holder is given up after twice the time that it expected to take and these seconds; one that
-#: does not say what it expects, because it is not alf or wrote nonsense, after these seconds.
+#: A holder counts as dead after twice the time that it expected to take plus this many seconds. If
+#: the lock's value does not say what its holder expects, only these seconds count.
 _PATIENCE = 2.0
 
-#: A waiting process looks after this many seconds, and after this fraction of the time that it has
-#: waited: a token is noticed soon after it is there, and a long request costs few looks.
+#: A waiting process looks again after this many seconds plus this fraction of the time that it has
+#: waited. So it finds the token soon after it was stored, and a long request costs few looks.
 _LOOK_AFTER = 0.1
 _LOOK_AFTER_FRACTION = 1 / 3
 
@@ -34,7 +34,7 @@ _LOOK_AFTER_FRACTION = 1 / 3
 class EntryLock:
     """The lock beside an entry.
 
-    A storage that has neither a lock nor an atomic add is locked within this process only.
+    Without a lock or an atomic add in the storage, it excludes only threads of this process.
 
     :param access: the storage.
     :param max_duration: seconds that a token request may take.
@@ -44,9 +44,9 @@ class EntryLock:
         self._access = access
         lock = access.backend.lock
         self._lock: Lock = PROCESS_LOCKS if lock is None else lock
-        # A second more, since memcached's seconds are up to one shorter.
+        # One more, because memcached may end a second early.
         self.seconds = math.ceil(min(max_duration, _LONGEST_LOCK)) + 1
-        #: The values with which it was taken, as opposed to passed by while the storage fails.
+        #: The values with which it was really taken, as opposed to skipped while the storage fails.
         self._taken: set[str] = set()
 
     @property
@@ -54,7 +54,7 @@ class EntryLock:
         return f"{self._access.key}:lock"
 
     def take(self, mine: str) -> bool:
-        """Take the lock if it is free; also true if the storage fails: then nobody waits."""
+        """Take the lock if it is free. Also true if the storage fails: no caller waits for that."""
         if self._access.is_troubled:
             return True
         try:
@@ -68,14 +68,14 @@ class EntryLock:
         return is_mine
 
     def give_back(self, mine: str) -> None:
-        """Release the lock, if it was taken with this value."""
+        """Release the lock if it was taken with this value."""
         if mine in self._taken:
             self._taken.discard(mine)
             self.release(mine)
 
     def release(self, value: str) -> None:
-        """Release the lock, if it has this value."""
-        # Also after an outage of anything else: the lock would keep the others waiting.
+        """Release the lock if it has this value."""
+        # Even while other operations are paused: the lock would keep other processes waiting.
         if self._access.locking.is_paused:
             return
         try:
@@ -84,7 +84,7 @@ class EntryLock:
             if is_outage(failure.error):
                 self._access.note_failure(self._access.locking, failure.error)
                 return
-            # It stays until it expires: no other request may run into it.
+            # It stays until it expires, and must not delay the next request.
             self._lock = PROCESS_LOCKS
             logger.warning(
                 "token storage: the lock %s could not be released (%s); it is not used again",
@@ -97,11 +97,11 @@ class EntryLock:
         find: Callable[[Any], Token | None],
         is_refused: Callable[[], bool],
     ) -> tuple[bool, Token | None]:
-        """Wait for a stored token or the lock; neither: the storage fails, or it took too long.
+        """Wait for a stored token or for the lock; for neither if the storage fails or time is up.
 
         :param mine: the value to take the lock with.
-        :param find: gives the token that is wanted, if the stored value holds it.
-        :param is_refused: whether the endpoint has refused the client meanwhile.
+        :param find: returns the wanted token, if the stored value holds it.
+        :param is_refused: whether the endpoint has refused the client in the meantime.
         :returns: whether the lock was taken, and the token.
         """
         clock = self._access.clock
@@ -119,12 +119,12 @@ class EntryLock:
             if self._access.is_troubled or now - started_at > self.seconds + 1:
                 return False, None
             if seen and held != seen and is_refused():
-                return False, None  # all waiting processes learn of it at once, not one by one
+                return False, None  # so that all waiting processes learn of it at once
             if held and held != seen:
                 seen, holder = held, Holder.parse(held)
                 given_up_at = now + self._patience(holder)
             if held and now >= given_up_at:
-                # Only one of the waiting processes gets it.
+                # Only one of the waiting processes can take it.
                 self.release(held)
             if (not held or held == mine or now >= given_up_at) and self.take(mine):
                 return True, None
@@ -139,14 +139,14 @@ class EntryLock:
             expected = holder.expected
             remaining = holder.remaining(self._access.clock.time())
             if remaining > 0:
-                # Spread out, and not so early that most look twice.
+                # Spread out, but not so early that most of them look twice.
                 return remaining + random.uniform(0.05 + expected / 30, 0.1 + expected / 5)  # noqa: S311
             waiting = max(0.0, waited - expected) + expected / 4
         pause = _LOOK_AFTER + waiting * _LOOK_AFTER_FRACTION
         return pause * random.uniform(0.98, 1)  # noqa: S311
 
     def _patience(self, holder: Holder | None) -> float:
-        """Seconds after which this holder is given up."""
+        """Seconds after which this holder counts as dead."""
         if holder is None:
             return _PATIENCE
         if holder.expected is None:
@@ -154,7 +154,7 @@ class EntryLock:
         return min(2 * holder.expected + _PATIENCE, self.seconds)
 
     def _look(self) -> tuple[Any, str]:
-        """The entry's value, and that of the lock; an empty one if it is free or not known."""
+        """The entry's value and the lock's; the latter is empty if it is free or not known."""
         access = self._access
         if self._lock is PROCESS_LOCKS:
             value = access.read(access.backend.get, access.key)

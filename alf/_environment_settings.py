@@ -1,9 +1,9 @@
-"""What requests makes of the environment, kept for as long as the environment stays the same.
+"""Caches the settings that requests reads from the environment while that stays the same.
 
-requests reads every environment variable twice a call to find proxies. That is half of the CPU
-of a call with 20 variables, and nearly all of it with thousands. No rule of requests is restated
-here: an answer that its own method gave is given again, and only while the environment is equal
-to a snapshot taken when that answer was made.
+requests reads every environment variable twice per call to find proxies. That takes half of a
+call's CPU time with 20 variables, and nearly all of it with thousands. No rule of requests is
+repeated here: an answer of its own method is reused as long as the environment is equal to the
+snapshot that was taken with that answer.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from urllib.parse import urlsplit
 import requests
 from requests import sessions, utils
 
-#: Answers kept beside one snapshot: one for each combination of settings.
+#: At most this many answers are kept with a snapshot: one for each combination of settings.
 _MAX_ANSWERS = 64
 
-#: Types whose values are equal only if they are the same setting. 1 is not: 1 == True.
+#: Types whose equal values are the same setting. 1 and True are equal, but not the same.
 _PLAIN_TYPES = frozenset({type(None), bool, str})
 
 _ENVIRONMENT_TYPE = getattr(os, "_Environ", None)
 _ENVIRONMENT_ATTRIBUTES = len(getattr(os.environ, "__dict__", ()))
 _MERGE = requests.Session.merge_environment_settings
-# Their stubs do not have all that is in them.
+# The stubs lack some of their attributes.
 _sessions: Any = sessions
 _utils: Any = utils
 _stdlib: Any = urllib.request
 
 
 def _functions() -> tuple[Any, ...]:
-    """The functions that an answer depends on, and that a program may replace."""
+    """The functions that an answer depends on and that a program may replace."""
     return (
         _sessions.merge_setting,
         _sessions.get_environ_proxies,
@@ -49,7 +49,7 @@ def _functions() -> tuple[Any, ...]:
 def _are_original() -> bool:
     """Whether these functions are those of requests and of the standard library.
 
-    On macOS and Windows they are not: the system's settings count there.
+    Never on macOS and Windows, where the settings of the system count as well.
     """
     modules = (_sessions, _sessions, _utils, _utils, *[_stdlib] * 4)
     return (
@@ -67,7 +67,7 @@ _ARE_ORIGINAL = _are_original()
 
 
 class _Snapshot:
-    """The environment at one moment, and the answers that were given under it."""
+    """The environment at one moment, and the answers of requests at that moment."""
 
     __slots__ = ("answers", "has_proxies", "variables")
 
@@ -80,8 +80,8 @@ class _Snapshot:
 class EnvironmentSettings:
     """Answers ``Session.merge_environment_settings`` from memory, or lets requests answer.
 
-    One object serves every Session of the process and every thread. It needs no lock: a snapshot
-    is replaced as a whole, and an answer is stored only beside the snapshot it was made under.
+    One object serves all Sessions and threads of the process. It needs no lock: a snapshot is
+    replaced as a whole, and an answer is stored only with the snapshot that it belongs to.
     """
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class EnvironmentSettings:
         """What ``merge`` returns for these arguments.
 
         :param merge: the session's next ``merge_environment_settings``. It is always called if
-            it is not requests' own, or if anything about the call is unusual.
+            it is not requests' own method, or if anything about the call is unusual.
         """
         variables = _variables()
         if (
@@ -143,7 +143,7 @@ environment_settings = EnvironmentSettings()
 
 
 def _variables() -> dict[bytes, bytes] | None:
-    """CPython's own dict of the environment; ``None`` if anything about it is not standard."""
+    """CPython's dict behind ``os.environ``; ``None`` if anything about it is not standard."""
     environment = os.environ
     if (
         type(environment) is not _ENVIRONMENT_TYPE
@@ -158,11 +158,11 @@ def _variables() -> dict[bytes, bytes] | None:
 
 
 def _can_be_parsed(url: Any) -> bool:
-    """Whether requests can tell the host. Without proxies it does not matter which one that is."""
+    """Whether the URL has a host for requests. Without proxies it does not matter which."""
     if type(url) is not str:
         return False
     try:
-        # With the arguments that urlparse() passes on: the result is remembered by them.
+        # The same arguments as from urlparse(), because the result is cached by them.
         urlsplit(url, "", True)
     except ValueError:
         return False
@@ -176,10 +176,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_untouched(before: dict[bytes, bytes], after: dict[bytes, bytes]) -> bool:
-    """Whether nobody changed a variable meanwhile, not even back and forth.
+    """Whether no variable was changed in the meantime, not even back and forth.
 
-    A variable that was removed and set again is another object in another place. One that was
-    added and removed leaves no trace here: see :func:`_can_be_kept`.
+    A variable that was removed and set again is another object at another place. One that was
+    added and removed again leaves no trace here: see :func:`_can_be_kept`.
     """
     return (
         len(before) == len(after)
@@ -191,9 +191,9 @@ def _is_untouched(before: dict[bytes, bytes], after: dict[bytes, bytes]) -> bool
 def _can_be_kept(
     answer: dict[str, Any], settings: tuple[Any, ...], variables: dict[bytes, bytes]
 ) -> bool:
-    """Whether an answer is immutable but for its empty proxies, and made of what is known.
+    """Whether an answer has only immutable, known values besides its empty proxies.
 
-    Anything else in it comes from a variable that another thread set for a moment.
+    Anything else comes from a variable that another thread set for a moment.
     """
     others = dict(answer)
     proxies = others.pop("proxies", None)
@@ -212,5 +212,5 @@ def _can_be_kept(
 
 
 def _copy(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer that its receiver may change."""
+    """A copy of the answer that the caller may change."""
     return {**answer, "proxies": answer["proxies"].copy()}

@@ -1,7 +1,6 @@
-"""What a refused token leads to: which token next, when to stop, and what is sent again.
+"""Handles a refused token: which token comes next, when to stop, and what can be sent again.
 
-The rule is :class:`Healing`. Whoever sends requests follows it: the Client, the auth object on
-any other Session, and other HTTP clients.
+:class:`Healing` is the rule. The Client, the auth objects and other HTTP clients follow it.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ __all__ = ["Healing", "HeldBody", "carry_cookies", "discard", "rewind"]
 
 logger = logging.getLogger("alf")
 
-#: A call goes out this often at most, not counting the times when only a nonce was missing.
+#: A call is sent at most this often, not counting the times when only a nonce was missing.
 _MOST_SENDS = 3
 
-#: A refused response is read only if that is quick: so many bytes, and so many seconds for all
-#: of them and for the next few. Otherwise its connection is closed.
+#: A refused response is read only if it is short and quick: this many bytes, and this many seconds
+#: in all and for each read. Otherwise its connection is closed.
 _QUICK_SIZE = 16 * 1024
 _QUICK_TIME = 0.3
 _QUICK_PIECE = 8
@@ -40,8 +39,8 @@ _HELD_SIZE = 1024 * 1024
 class Healing:
     """The tokens that one call is sent with after its own was refused.
 
-    As it was, once with another token that was known already, once with a token that was
-    requested after the refusal: a call goes out three times at most. A DPoP nonce adds one send
+    A call is sent at most three times: first as it was, then with another token that is known
+    already, then with a token requested after the refusal. A missing DPoP nonce adds one more time
     for each token (RFC 9449 §9).
 
     :param manager: a :class:`~alf.managers.TokenManager`, or an object with its ``refusal()``.
@@ -56,9 +55,9 @@ class Healing:
         self._nonced: Token | None = None
 
     def next_token(self, refused: Token, *, can_send_again: bool) -> Token | None:
-        """The token to send the call with once more; ``None``: the refusal stands.
+        """The token to send the call with once more; ``None`` if the refusal is final.
 
-        A call that cannot be sent again has the token replaced all the same, for the next call.
+        If the call cannot be sent again, the token is replaced for the next call.
 
         :raises TokenError: the token endpoint did not return a token.
         :raises requests.exceptions.RequestException: the token endpoint could not be reached.
@@ -74,12 +73,12 @@ class Healing:
         except RequestException:
             if can_send_again:
                 raise
-            # What the API said of this request is the truth about it.
+            # The API's own answer to this request is the more useful one.
             return None
         return other if may_send else None
 
     def after_nonce(self, token: Token, *, can_send_again: bool, has_nonce: bool) -> Token | None:
-        """The same after a server wanted a nonce in the proof; another token would not help."""
+        """The same after a server demanded a nonce in the proof; another token would not help."""
         if not (can_send_again and has_nonce) or self._nonced is token:
             return None
         self._nonced = token
@@ -92,7 +91,7 @@ class Healing:
 
 
 def rewind(request: requests.PreparedRequest) -> bool:
-    """Make the body ready to be sent again; whether that is possible."""
+    """Rewind the body to be sent again; return whether that is possible."""
     body: Any = request.body
     if body is None or isinstance(body, (str, bytes, bytearray, memoryview)):
         return True
@@ -106,9 +105,9 @@ def rewind(request: requests.PreparedRequest) -> bool:
 
 
 def carry_cookies(request: requests.PreparedRequest, response: requests.Response) -> None:
-    """Have the request carry the response's cookies, too, as after a redirect.
+    """Add the response's cookies to the request, as after a redirect.
 
-    A ``Cookie`` header that the caller wrote stays as it is.
+    A ``Cookie`` header from the caller is not changed.
     """
     jar: Any = request._cookies
     raw: Any = getattr(response, "raw", None)
@@ -124,8 +123,8 @@ def carry_cookies(request: requests.PreparedRequest, response: requests.Response
 class HeldBody:
     """The body of a refused response, of which the first part has been read.
 
-    A Session reads the body before it returns the response. One without end would keep the
-    caller from being healed.
+    A Session reads the whole body before it returns the response. An endless body would prevent
+    the retry.
     """
 
     def __init__(self, response: requests.Response) -> None:
@@ -146,13 +145,13 @@ class HeldBody:
         response._content = bytes(read)
 
     def release(self) -> None:
-        """Read the rest, as a Session would have done."""
+        """Read the rest, as a Session does."""
         if self._rest is not None:
             read: Any = self._response._content
             self._response._content = read + b"".join(self._rest)
 
     def discard(self) -> None:
-        """Let go of the response."""
+        """Close the response."""
         if self._rest is not None:
             with suppress(Exception):
                 self._response.raw.close()
@@ -165,28 +164,28 @@ def _raising(error: Exception) -> Iterator[bytes]:
 
 
 def discard(response: requests.Response) -> None:
-    """Let go of a response that was not delivered.
+    """Close a response that the caller does not get.
 
-    Its body is read if that is quick, so that the connection can be used again.
+    Its body is read if that is quick, so that the connection can be reused.
     """
     try:
         if not response._content_consumed and not _read_quickly(response):
             response.raw.close()
         response.close()
     except Exception as error:
-        # Not its text, which may cite the body.
+        # Without its text, which may quote the body.
         logger.debug("a refused response could not be read to its end (%s)", type(error).__name__)
 
 
 def _read_quickly(response: requests.Response) -> bool:
-    """Read the body to its end; whether that took little time."""
+    """Read the body to its end; return whether that was quick."""
     length = response.headers.get("Content-Length", "")
     if not length.isdecimal() or int(length) > _QUICK_SIZE:
         return False
     connection = getattr(response.raw, "connection", None)
     sock = getattr(connection, "sock", None)
     if sock is None and connection is not None:
-        # The server closes the connection: it cannot be used again.
+        # The server closes the connection, so it cannot be reused.
         return False
     deadline = time.monotonic() + _QUICK_TIME
     usual = None if sock is None else sock.gettimeout()

@@ -1,8 +1,8 @@
-"""Which tokens this process obtained, and with which secret: a wrong one gets no token of others.
+"""Remembers with which secret this process obtained each token.
 
-Processes share tokens by client id: secrets are rotated, and the old and the new one may share.
-Within a process it is known with which secret a token was obtained, and one with another secret
-makes a request of its own, so that a wrong secret shows.
+Processes share tokens by client id, because secrets are rotated, and the old and the new secret
+may share a token. Within a process, however, a Client with another secret makes its own token
+request, so that a wrong secret is noticed.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from alf.tokens import Token
 
 __all__ = ["is_of_another_secret", "note_obtained"]
 
-#: Tokens that are remembered, the last ones.
+#: This many tokens are remembered: the last ones.
 _MOST = 4096
 
-#: Nothing that is remembered can be compared with what another process has, or guessed from.
+#: Random for each process, so that what is remembered cannot be guessed from or compared.
 _SALT = os.urandom(16)
 
 _obtained: OrderedDict[bytes, bytes] = OrderedDict()
 
 
 def note_obtained(token: Token, secret: str | None) -> None:
-    """Remember with which secret the token was obtained; ``None``: with something else."""
+    """Remember the secret with which a token was obtained; ``None`` for other credentials."""
     if secret is not None:
         _obtained[_digest(token.access_token)] = _digest(secret)
         if len(_obtained) > _MOST:

@@ -1,4 +1,4 @@
-"""What may be shown: requests and exceptions without their credentials, and text from outside."""
+"""Redacts requests, exceptions and text from outside, so that they can be shown."""
 
 from __future__ import annotations
 
@@ -30,15 +30,14 @@ __all__ = [
     "without_secrets",
 ]
 
-#: Characters of a text from outside that are shown.
+#: At most this many characters of a text from outside are shown.
 _LIMIT = 300
 
-#: Characters of a text from outside in which secrets are looked for. It is more than is shown, so
-#: that a secret that begins in the part that is shown is seen as a whole.
+#: Secrets are searched for in this many characters of a text from outside. These are more than are
+#: shown, so that a secret that begins in the shown part is found as a whole.
 _WINDOW = 16_384
 
-#: Headers of the token request, and members of its form, that may be shown: a key may be in any
-#: of the others.
+#: Headers and form parameters of the token request that may be shown. Any other may hold a key.
 _HARMLESS = frozenset(
     ("Accept", "Accept-Encoding", "Connection", "Content-Length", "Content-Type", "User-Agent")
 )
@@ -62,11 +61,11 @@ _HARMLESS_MEMBERS = frozenset(
 _PRIVATE_MEMBERS = frozenset(("d", "dp", "dq", "k", "oth", "p", "q", "qi"))
 
 #: A shorter value may be an ordinary word. It is redacted only where it stands alone, and only if
-#: its name says that it is a secret.
+#: its name marks it as a secret.
 _LONG = 8
 _SECRET_NAME = re.compile("secret|pass|pwd|pin$|key|token|code|cred|auth|sig|assert", re.IGNORECASE)
 
-#: The ways in which a text may be escaped: as in URLs, in HTML, in JSON and Python.
+#: How a text may be escaped: as in URLs, HTML, JSON and Python.
 _PERCENT = re.compile(rb"%[0-9A-Fa-f]{2}")
 _ENTITY = re.compile(rb"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
 _BACKSLASH = re.compile(
@@ -75,16 +74,16 @@ _BACKSLASH = re.compile(
     rb"|\\(?P<char>[^uUx])"
 )
 
-#: Exceptions that are raised between alf and the network.
+#: Exceptions from the code between alf and the network.
 _LIBRARY_ERRORS = (requests.exceptions.RequestException, HTTPError, OSError)
 
-#: How often a text may be escaped, and how many readings of it are looked at.
+#: How many layers of escapes are removed, and how many readings of a text are searched.
 _DEPTH = 4
 _MOST_READINGS = 60
 
 
 class Secret(str):
-    """A text that a ``repr``, and so an error report with local variables, does not show."""
+    """A text whose ``repr`` does not show it: error reports show local variables."""
 
     __slots__ = ()
 
@@ -93,7 +92,7 @@ class Secret(str):
 
 
 class SecretBytes(bytes):
-    """As :class:`Secret`."""
+    """Like :class:`Secret`."""
 
     __slots__ = ()
 
@@ -102,7 +101,7 @@ class SecretBytes(bytes):
 
 
 class SecretURL(Secret):
-    """A URL whose ``repr`` shows what may be shown of it."""
+    """A URL whose ``repr`` shows only what may be shown."""
 
     __slots__ = ()
 
@@ -111,7 +110,7 @@ class SecretURL(Secret):
 
 
 def masked(value: Any) -> Any:
-    """The same argument, with texts in it whose ``repr`` does not show them."""
+    """The same argument, with its texts replaced by ones whose ``repr`` does not show them."""
     if isinstance(value, str):
         return value if type(value) is Secret else Secret(value)
     if isinstance(value, Mapping):
@@ -136,14 +135,14 @@ def masked_url(url: Any) -> Any:
 
 
 def printable(text: str) -> str:
-    """The text without what would break a log line, move a terminal's cursor, or worse."""
+    """The text without characters that break a log line or control a terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def shown(text: str, secrets: Collection[str] = ()) -> str:
-    """A text from outside as it may be shown: short, printable, and without these secrets.
+    """A text from outside in a form that may be shown: short, printable, without these secrets.
 
-    A secret is found however the text escapes it.
+    Escaped secrets are found, too.
     """
     text = text[:_WINDOW]
     pieces = []
@@ -158,7 +157,7 @@ def shown(text: str, secrets: Collection[str] = ()) -> str:
 
 
 def _secret_spans(text: str, secrets: Collection[str]) -> list[tuple[int, int]]:
-    """Where the text holds a secret, in order; spans may overlap."""
+    """The spans of the text that hold a secret, in order; they may overlap."""
     if not secrets:
         return []
     pattern = re.compile(b"|".join(map(_pattern, secrets)), re.IGNORECASE)
@@ -198,7 +197,7 @@ def _unescape(
     escape: re.Pattern[bytes],
     meaning: Callable[[re.Match[bytes]], bytes],
 ) -> tuple[bytes, list[tuple[int, int]]]:
-    """The text with one layer of escapes taken off, and where each of its bytes comes from."""
+    """The text with one layer of escapes removed, and the origin of each of its bytes."""
     pieces: list[bytes] = []
     origins: list[tuple[int, int]] = []
     position = 0
@@ -250,7 +249,7 @@ _ESCAPES = (
 
 
 def secrets_of(request: Any) -> list[Secret]:
-    """What the request held that must not be shown, the longest first."""
+    """The parts of the request that must not be shown, longest first."""
     if not isinstance(request, requests.PreparedRequest):
         return []
     found: set[Secret] = set()
@@ -270,7 +269,7 @@ def _header_values(request: requests.PreparedRequest) -> Iterator[tuple[str, str
         # A list, or parameters.
         yield from (("", piece) for piece in re.split(r'[\s,;="]+', value))
         if scheme.lower() == "basic":
-            with contextlib.suppress(ValueError):  # the user's own header may hold anything
+            with contextlib.suppress(ValueError):  # the user's own headers may hold anything
                 yield name, base64.b64decode(credentials).decode().partition(":")[2]
 
 
@@ -295,7 +294,7 @@ def _url_values(request: requests.PreparedRequest) -> Iterator[tuple[str, str]]:
 
 
 def without_secrets(request: Any) -> Any:
-    """A copy of the request that may be shown; ``None`` where it was not prepared."""
+    """A copy of the request that may be shown; ``None`` if it was not prepared."""
     if not isinstance(request, requests.PreparedRequest):
         return None
     safe = request.copy()
@@ -308,7 +307,7 @@ def without_secrets(request: Any) -> Any:
     return safe
 
 
-#: Attributes of exceptions, and what is shown of them. Connections know the proxy's password.
+#: Attributes of exceptions, and what is shown instead. Connections know the proxy's password.
 _ATTRIBUTES: dict[str, Callable[[Any], Any]] = {
     "request": without_secrets,
     "response": lambda response: response,
@@ -320,7 +319,7 @@ _ATTRIBUTES: dict[str, Callable[[Any], Any]] = {
 
 
 def redact_response(response: requests.Response, secrets: Collection[str] = ()) -> None:
-    """Take off the response, in place, what shows the request that it answers."""
+    """Remove from the response, in place, whatever shows the request that it answers."""
     for earlier in response.history:
         redact_response(earlier, secrets)
     response.request = without_secrets(response.request)
@@ -330,10 +329,10 @@ def redact_response(response: requests.Response, secrets: Collection[str] = ()) 
 
 
 def redact_error(error: Exception) -> None:
-    """Take off the exception, in place, and off those that led to it, what shows the request.
+    """Remove from the exception and those that led to it, in place, what shows the request.
 
-    The texts and frames of exceptions that are not those of requests, urllib3 or the system are
-    left as they are: a hook may raise what it likes.
+    Exceptions that do not come from requests, urllib3 or the system keep their text and frames:
+    a hook may raise anything.
     """
     request, response = (getattr(error, name, None) for name in ("request", "response"))
     secrets = secrets_of(getattr(response, "request", None) if request is None else request)
@@ -346,7 +345,7 @@ def redact_error(error: Exception) -> None:
             is_suppressed = cause.__suppress_context__
             cause.__cause__ = _shown_link(cause.__cause__)
             cause.__context__ = _shown_link(cause.__context__)
-            # Setting a cause, even none, hides the context.
+            # Setting a cause, even None, hides the context.
             cause.__suppress_context__ = is_suppressed
         for name, show in _ATTRIBUTES.items():
             value = vars(cause).get(name)
@@ -357,7 +356,7 @@ def redact_error(error: Exception) -> None:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """The exception, and all that are its arguments, reasons, causes and contexts."""
+    """The exception, and all exceptions among its arguments, reasons, causes and contexts."""
     found: list[BaseException] = []
     to_see: list[Any] = [error]
     while to_see:
@@ -366,12 +365,12 @@ def _causes(error: BaseException) -> list[BaseException]:
             found.append(cause)
             reason = getattr(cause, "reason", None)
             to_see += [*cause.args, reason, cause.__cause__, cause.__context__]
-    # What led to an exception first: its text is made of theirs.
+    # Those that led to an exception come first: its text is made of theirs.
     return found[::-1]
 
 
 def _shown_link(cause: BaseException | None) -> BaseException | None:
-    """The cause, unless it may cite what was sent or received."""
+    """The cause, unless it may quote what was sent or received."""
     is_told = isinstance(cause, (OSError, HTTPError)) and not isinstance(cause, HTTPException)
     return cause if is_told else None
 
@@ -385,7 +384,7 @@ def _shown_arguments(
     if isinstance(cause, ProtocolError) and isinstance(last, HTTPException):
         return (f"The answer broke off or is not HTTP: {type(last).__name__}",)
     if is_sent and isinstance(cause, (LocationValueError, requests.exceptions.InvalidURL)):
-        # The URL of the request was good: it is that of a proxy, and may hold a password.
+        # The URL of the request was valid, so this is that of a proxy and may hold a password.
         return ("the URL of a proxy is not valid",)
     if isinstance(cause, requests.exceptions.InvalidHeader):
         return ("a header of the token request is not valid",)
@@ -393,6 +392,6 @@ def _shown_arguments(
 
 
 def _shown_text(text: str, secrets: Collection[str]) -> str:
-    """The text of an exception, which may hold a URL."""
+    """The text of an exception that may hold a URL."""
     text = re.sub(r"//.*@", "//***@", text, flags=re.DOTALL)
     return shown(re.sub(r"[?#]\S+", "", text), secrets)

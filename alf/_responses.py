@@ -1,4 +1,4 @@
-"""The body of a response: read within limits, whatever kind of response it is."""
+"""Reads the body of any kind of response within limits."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from alf._time_limits import TimeLimit
 
 __all__ = ["close_response", "plain_response", "read_content"]
 
-#: Bytes of an answer that are read; the largest tokens known are a hundredth of it.
+#: At most this many bytes of an answer are read: a hundred times the largest known token.
 _LARGEST_ANSWER = 1024 * 1024
 
-#: Bytes that are read at a time.
+#: The size of a read, in bytes.
 _PIECE = 8192
 
-#: What zlib needs to know of a coding. Some servers send "deflate" without its header.
+#: The argument of zlib for each coding. Some servers send "deflate" without its header.
 _WINDOWS = {
     "gzip": (zlib.MAX_WBITS | 16,),
     "x-gzip": (zlib.MAX_WBITS | 16,),
@@ -32,8 +32,8 @@ _WINDOWS = {
 
 
 def read_content(response: requests.Response, limit: TimeLimit, *, is_handed_in: bool) -> bytes:
-    """The body up to the limit of size, decoded."""
-    if isinstance(response._content, bytes):  # a hook or a cache has read it
+    """The decoded body, up to the size limit."""
+    if isinstance(response._content, bytes):  # a hook or a cache has read it already
         return response._content[:_LARGEST_ANSWER]
     if response.raw is None:
         return b""
@@ -45,7 +45,7 @@ def read_content(response: requests.Response, limit: TimeLimit, *, is_handed_in:
     else:
         pieces = _pieces(lambda: response.raw.read(_PIECE, decode_content=False))
     if is_urllib3s:
-        # What urllib3 2 does by itself, and 1.26 if told.
+        # urllib3 2 does so by default, 1.26 only with this argument.
         response.raw.enforce_content_length = True
     content = bytearray()
     for piece in pieces:
@@ -58,7 +58,7 @@ def read_content(response: requests.Response, limit: TimeLimit, *, is_handed_in:
 
 
 def _small_pieces(raw: Any) -> Iterator[bytes]:
-    """What has come, as it comes: a whole piece may take long to do so."""
+    """The pieces as they arrive: a whole piece may take long."""
     read = getattr(raw, "read1", None)
     if read is None:  # pragma: no cover (urllib3 1.26)
         return _pieces(lambda: raw.read(1, decode_content=False))
@@ -88,14 +88,14 @@ def _decode(body: bytes, codings: str | None) -> bytes:
 
 
 def close_response(response: requests.Response) -> None:
-    # One that was made by hand may have nothing to close.
+    # A hand-made response may have nothing to close.
     with contextlib.suppress(Exception):
         response.raw.close()
         response.raw.release_conn()
 
 
 def plain_response(response: requests.Response, content: bytes) -> requests.Response:
-    """The same answer in a response of requests itself: no connection hangs off it."""
+    """A copy of the answer as a plain Response of requests, without a connection."""
     plain = requests.Response()
     plain.status_code = response.status_code
     plain.reason = response.reason

@@ -1,4 +1,4 @@
-"""When a token request is tried again."""
+"""When a token request is retried."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from alf._clocks import Clock
 
 __all__ = ["LONGEST_RETRYING", "LONGEST_WAIT", "next_try", "retry_after", "retry_for_post"]
 
-#: Seconds after which a token request is not tried again.
+#: Seconds after which a token request is not retried any more.
 LONGEST_RETRYING = 300.0
 
-#: A longer ``Retry-After``, in seconds, is not waited for: its answer goes back to the caller.
+#: A ``Retry-After`` of more seconds is not waited for: the caller gets the response.
 LONGEST_WAIT = 60.0
 
-#: Statuses of a server that may answer the same request otherwise a little later.
+#: Statuses after which the same request may succeed a little later.
 _TROUBLE = (429, 500, 502, 503, 504)
 
-#: Half the seconds before the second retry. The first has none before it, each later one twice as
-#: many as the last.
+#: Half the seconds before the second retry. The first comes at once; each later pause is twice as
+#: long as the one before.
 _PAUSE = 0.5
 
 
 def retry_for_post(retries: int | Retry) -> Retry:
-    """What to retry of a token request.
+    """The ``Retry`` for token requests that the option means.
 
-    A number of retries is for connections that fail and for the statuses of a server in trouble,
-    with pauses that grow. A ``Retry`` means what it says; where it says nothing of methods it is
-    for a POST, which urllib3 leaves out.
+    A number of retries covers failed connections, 429 and temporary server errors, with growing
+    pauses. A ``Retry`` is used unchanged, except that its default methods include POST, which
+    urllib3 leaves out.
 
-    :raises TypeError: neither a ``Retry`` nor an int.
-    :raises ValueError: a negative number.
+    :raises TypeError: it is neither a ``Retry`` nor an int.
+    :raises ValueError: it is negative.
     """
     if isinstance(retries, bool) or not isinstance(retries, (int, Retry)):
         message = f"token_retry must be a urllib3 Retry or an int, got {retries!r}"
         raise TypeError(message)
     if isinstance(retries, Retry):
-        # Identity, not equality: a Retry that names these methods itself means them.
+        # Identity, not equality: the user may have named just these methods.
         if retries.allowed_methods is not Retry.DEFAULT_ALLOWED_METHODS:
             return retries.new(raise_on_status=False)
         return retries.new(raise_on_status=False, allowed_methods=None)
@@ -65,9 +65,9 @@ def next_try(
     response: requests.Response | None = None,
     error: HTTPError | None = None,
 ) -> Retry | None:
-    """The retries that are left when it is time for the next one; ``None``: there is none.
+    """Wait for the next retry and return what remains; ``None`` if there is no other retry.
 
-    :param give_up_at: when, by the monotonic clock, the last pause has to be over.
+    :param give_up_at: the monotonic time by which the last pause must end.
     """
     assert retry is not None
     raw = wait = None
@@ -83,7 +83,7 @@ def next_try(
         return None
     try:
         retry = retry.increment("POST", "", response=raw, error=error)
-    except HTTPError:  # MaxRetryError, or the error itself
+    except HTTPError:  # a MaxRetryError or the error itself
         return None
     pause = retry.get_backoff_time() if wait is None else wait
     if clock.monotonic() + pause > give_up_at:
@@ -93,11 +93,11 @@ def next_try(
 
 
 def retry_after(response: requests.Response) -> float | None:
-    """Seconds that the response asks to wait (RFC 9110 §10.2.3); ``None`` if it does not."""
+    """The seconds of the response's ``Retry-After`` (RFC 9110 §10.2.3); ``None`` without one."""
     value = response.headers.get("Retry-After")
     if value is None:
         return None
     try:
         return Retry().parse_retry_after(value)
-    except (InvalidHeader, ValueError, OverflowError):  # junk, or a date outside the calendar
+    except (InvalidHeader, ValueError, OverflowError):  # not a date, or one outside the calendar
         return None

@@ -1,4 +1,4 @@
-"""Calls of the user's storage: bounded in time, spaced out in an outage, and never raising."""
+"""Calls the user's storage: with a time limit, with pauses in an outage, never raising."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Outage", "StorageAccess", "is_outage", "kind_of"]
 
 logger = logging.getLogger("alf")
 
-#: Seconds for which a part of the storage that fails is left alone, at most.
+#: The longest pause, in seconds, after an operation of the storage has failed.
 _LONGEST_PAUSE = 60.0
 
-#: What reading raises if the entry is not readable, as opposed to a storage that is not.
+#: What reading raises if the entry cannot be read, as opposed to the storage.
 _UNREADABLE = (
     *(UnicodeError, ValueError, TypeError, EOFError, AttributeError, ImportError),
     *(IndexError, pickle.PickleError),
@@ -28,7 +28,7 @@ _UNREADABLE = (
 
 
 class Outage(Backoff):
-    """Whether something that storages do fails, and until when it is left alone."""
+    """An operation that may fail, and the pause before it is tried again."""
 
     def __init__(self, what: str, clock: Clock) -> None:
         super().__init__(clock, longest=_LONGEST_PAUSE)
@@ -36,13 +36,13 @@ class Outage(Backoff):
 
 
 class StorageAccess:
-    """A storage, the key of the entry in it, and what fails at the moment.
+    """A storage, the key of the entry in it, and which operations fail at the moment.
 
     :param storage: any object with ``get(key)`` and ``set(key, value)``, or a mutable mapping.
-    :param key: the entry's key: a str that the user chose, or what gives it when it is needed.
-    :param on_failure: told of each outage: its ``operation``, and the class of its ``error``.
-    :param clock: what tells the time.
-    :raises TypeError: the storage has neither or is for asyncio, or the key is not a str.
+    :param key: the entry's key: a str that the user chose, or a callable that returns it.
+    :param on_failure: called for each outage with ``operation`` and the class of the ``error``.
+    :param clock: the clock.
+    :raises TypeError: the storage lacks these methods or is for asyncio, or the key is not a str.
     :raises ValueError: the key is not 1 to 240 visible ASCII characters.
     """
 
@@ -63,7 +63,7 @@ class StorageAccess:
         self.writing = Outage("writing", clock)
         self.locking = Outage("locking", clock)
         self.is_rubbish_known = False
-        #: Whether the user's key holds something that is not alf's to replace.
+        #: Whether the user's key holds something that alf must not replace.
         self.is_foreign = False
 
     @property
@@ -73,11 +73,11 @@ class StorageAccess:
 
     @property
     def is_troubled(self) -> bool:
-        """Whether any part of the storage is left alone at the moment."""
+        """Whether any operation is paused at the moment."""
         return self.reading.is_paused or self.writing.is_paused or self.locking.is_paused
 
     def read(self, get: Callable[..., Any], *args: str) -> Any:
-        """What the storage has; ``None`` if there is nothing, or in an outage."""
+        """The stored value; ``None`` if there is no entry, or in an outage."""
         if self.reading.is_paused or self.is_foreign:
             return None
         value = None
@@ -95,27 +95,27 @@ class StorageAccess:
                 return None
             if "WRONGTYPE" in _text(error) or _is_unreadable(error):
                 self.note_rubbish(error)
-            elif not isinstance(error, (KeyError, FileNotFoundError)):  # there is none
+            elif not isinstance(error, (KeyError, FileNotFoundError)):  # there is no entry
                 self.note_failure(self.reading, error)
                 return None
         self.note_success(self.reading)
         return value
 
     def note_rubbish(self, error: Exception) -> None:
-        """Log, once, that the entry will be replaced."""
+        """Log once that the entry will be replaced."""
         if not self.is_rubbish_known:
             logger.warning(
                 "token storage: %s is not a valid token entry of format %d (%s); it will be "
                 "replaced",
-                # Only the kind: the text may quote the entry.
+                # Only the class: the text may quote the entry.
                 *(self.key, FORMAT, kind_of(error)),
             )
         self.is_rubbish_known = True
 
     def note_failure(self, outage: Outage, error: Exception | None) -> float:
-        """Leave that alone until the time returned; one outage, one warning."""
+        """Pause the operation; log one WARNING per outage. Returns when the pause ends."""
         is_known = any(o.is_failing for o in (self.reading, self.writing, self.locking))
-        # Only the error's kind: its text may quote the token.
+        # Only the error's class: its text may quote the token.
         kind = None if error is None else kind_of(error)
         logger.log(
             logging.DEBUG if is_known else logging.WARNING,
@@ -127,19 +127,19 @@ class StorageAccess:
         return outage.fail()
 
     def note_success(self, outage: Outage) -> None:
-        """It works again."""
+        """Record that the operation works again."""
         if outage.is_failing:
             logger.info("token storage: %s %s works again", outage.what, self.key)
             outage.succeed()
 
 
 def _is_unreadable(error: Exception) -> bool:
-    # redis-py's own timeouts and the like are neither.
+    # Timeouts are OSErrors, redis-py's own included.
     return isinstance(error, _UNREADABLE) and not isinstance(error, OSError)
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether the storage could not be reached, as opposed to refusing what was asked."""
+    """Whether the storage could not be reached, as opposed to refusing the command."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return isinstance(error, OSError) or not names.isdisjoint({"ConnectionError", "TimeoutError"})
 
@@ -152,6 +152,6 @@ def _text(error: Exception) -> str:
 
 
 def kind_of(error: Exception) -> str:
-    """The class of the error, such as ``redis.exceptions.ReadOnlyError``."""
+    """The name of the error's class, such as ``redis.exceptions.ReadOnlyError``."""
     kind = type(error)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

@@ -1,4 +1,4 @@
-"""Calls of a storage: one at a time, in a thread of their own, and for a limited time."""
+"""Calls a storage: one call at a time, in a separate thread, with a time limit."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from alf._forks import register_after_fork
 
 __all__ = ["LockBusyError", "StorageCallError", "StorageCalls"]
 
-#: Seconds that a call may take. What the client of the cache does in that time, such as retries
-#: of its own, does not matter: redis-py 8, for one, retries a minute by default.
+#: Seconds that a call may take, whatever the cache's client does in that time: redis-py 8, for
+#: example, retries for a minute by default.
 _LONGEST_CALL = 0.75
 
-#: Seconds after which a thread that has nothing to do ends.
+#: Seconds after which an idle thread ends.
 _IDLE = 5.0
 
 
@@ -27,7 +27,7 @@ class LockBusyError(Exception):
 
 
 class StorageCallError(Exception):
-    """A call of the storage failed, or took too long.
+    """A call of the storage failed or took too long.
 
     :param error: what the storage raised, or a :class:`TimeoutError`.
     """
@@ -38,7 +38,7 @@ class StorageCallError(Exception):
 
 
 class _Call:
-    """One call, and what came of it."""
+    """One call and its outcome."""
 
     def __init__(self, function: Callable[..., Any], args: tuple[object, ...]) -> None:
         self._function = partial(contextvars.copy_context().run, function, *args)
@@ -63,10 +63,10 @@ class _Call:
 
 
 class StorageCalls:
-    """Calls functions of one storage, all in the same thread while it lives.
+    """Calls functions of one storage, all in the same thread while that thread lives.
 
-    A call that takes too long is left alone: its caller goes on, and until it ends all others
-    fail at once. If no thread can be started, the caller makes the call.
+    When a call takes too long, its caller stops waiting, and all other calls fail at once until it
+    ends. If no thread can be started, the caller makes the call itself.
     """
 
     def __init__(self) -> None:
@@ -80,12 +80,12 @@ class StorageCalls:
         self._thread: threading.Thread | None = None
 
     def __call__(self, function: Callable[..., Any], *args: object) -> Any:
-        """What the function returns.
+        """Return what the function returns.
 
-        :raises StorageCallError: the function raised an exception, or took too long. Whatever
-            strikes the waiting thread itself, such as an interrupt, is passed on unchanged.
+        :raises StorageCallError: the function raised an exception or took too long. An exception
+            in the waiting thread itself, such as an interrupt, is passed on unchanged.
         """
-        if self._pid != os.getpid():  # forked where Python's hooks did not run
+        if self._pid != os.getpid():  # a fork that did not run Python's hooks
             self._after_fork()
         call = _Call(function, args)
         if threading.current_thread() is self._thread:  # the storage uses the Client
@@ -94,10 +94,10 @@ class StorageCalls:
         deadline = time.monotonic() + _LONGEST_CALL
         with self._changed:
             if not self._changed.wait_for(self._is_free, _LONGEST_CALL) or self._call is not None:
-                raise StorageCallError(TimeoutError("the call before has not come back"))
+                raise StorageCallError(TimeoutError("the previous call has not returned"))
             has_thread = self._start()
-            # Before the assignment: an interrupt after it cannot leave a call of which the
-            # thread was not told.
+            # Before the assignment, so that an interrupt cannot leave a call that the thread does
+            # not notice.
             self._changed.notify_all()
             self._call = call
             if has_thread:
@@ -110,7 +110,7 @@ class StorageCalls:
         try:
             self._changed.wait_for(lambda: call.is_done, deadline - time.monotonic())
         finally:
-            # After an interrupt, too, nobody waits for it any more.
+            # No caller waits for it any more; after an interrupt as well.
             call.is_late = not call.is_done
         if call.is_late:
             raise StorageCallError(TimeoutError(f"no answer within {_LONGEST_CALL:g} s"))
@@ -119,14 +119,14 @@ class StorageCalls:
         return self._call is None or self._call.is_late
 
     def _start(self) -> bool:
-        """Have a thread for the call; whether there is one."""
-        # An interrupt can leave behind a thread that was never started.
+        """Start the thread unless it runs; return whether it does."""
+        # An interrupt can leave a thread that was never started.
         if self._thread is not None and self._thread.is_alive():
             return True
         try:
             self._thread = threading.Thread(target=self._work, name="alf-storage", daemon=True)
             self._thread.start()
-        except RuntimeError:  # a subinterpreter, the end of the process, or no more threads
+        except RuntimeError:  # a subinterpreter, the end of the process, or too many threads
             self._thread = None
         return self._thread is not None
 

@@ -1,4 +1,4 @@
-"""Texts that people paste: what is stripped of them, and what is refused."""
+"""Checks texts that people paste: what is stripped, and what is refused."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ __all__ = ["check_text", "check_utf8", "has_outer_blanks", "without_line_break"]
 
 
 def check_text(name: str, value: object) -> str:
-    """The text, if it is one that a request can carry.
+    """The text, if a request can carry it.
 
     :raises TypeError: it is not a string.
     :raises ValueError: it is blank, has a control character inside, or cannot be encoded. The
-        message does not show it, for it may be a secret.
+        message does not show it, because it may be a secret.
     """
     if not isinstance(value, str):
         message = f"{name} must be a str, got {type(value).__name__}"
@@ -28,17 +28,17 @@ def check_text(name: str, value: object) -> str:
 
 
 def check_utf8(name: str, text: str) -> None:
-    """Raise for a text that was not UTF-8 where it came from, such as the environment.
+    """Raise for a text that was not UTF-8 at its source, such as the environment.
 
     :raises ValueError: it has surrogates. The message does not show it.
     """
     if any("\ud800" <= character <= "\udfff" for character in text):
-        message = f"{name} must be text that UTF-8 can encode: where it came from it is not UTF-8"
+        message = f"{name} must be text that UTF-8 can encode: its source is not UTF-8"
         raise ValueError(message)
 
 
 def without_line_break(secret: str) -> str:
-    """The secret without the line break that files, and ``echo``, put at the end of a text."""
+    """The secret without the line break that files and ``echo`` have at the end."""
     for line_break in ("\r\n", "\n", "\r"):
         if secret.endswith(line_break):
             return secret.removesuffix(line_break)

@@ -1,11 +1,11 @@
-"""A limit on the time that a request takes in all, kept where bytes are sent and received.
+"""Limits the total time of a request, at each operation on its socket.
 
-A timeout of requests is one of each operation on the socket, so a server that sends a byte now
-and then holds a call for ever. Here each operation gets what is left of the whole. That needs
-neither threads nor timers, and works under gevent as well.
+A timeout in requests applies to each operation on the socket, so a server that sends a byte now
+and then can delay a call for ever. Here each operation gets the rest of the total time. That needs
+no threads or timers, and works under gevent as well.
 
-Not limited are the lookup of host names, which the system does, and SOCKS proxies, for which each
-operation has the time that is left.
+Two things are not limited as a whole: the system's lookup of host names, and SOCKS proxies, where
+each operation may take the rest of the time.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ from urllib3.util.ssl_ import create_urllib3_context, resolve_cert_reqs
 
 __all__ = ["DEFAULT_TIMEOUT", "LimitedAdapter", "TimeLimit", "Timeout"]
 
-#: Seconds for a request in all, or for each part of a pair, where nothing else is said.
+#: The default, in seconds: for the whole request, or for each part of a pair.
 DEFAULT_TIMEOUT = 10.0
 
-#: Seconds in all, or a pair: seconds to connect, and seconds for the rest.
+#: Seconds in all, or a pair: seconds to connect, and for the rest.
 Timeout = float | tuple[float | None, float | None] | None
 
-#: Timers may go off this many seconds early.
+#: Timers may fire this many seconds early.
 _EARLY = 0.005
 
-#: The limit of the request that is under way in this context.
+#: The limit of the current request in this context.
 _current: ContextVar[TimeLimit] = ContextVar("alf_time_limit")
 
 
 class TimeLimit:
-    """The time within which a request has to end; it runs from now on.
+    """The time within which a request must end, counted from now on.
 
-    Used as a context manager it limits what a :class:`LimitedAdapter` sends and receives. Several
-    requests may share one.
+    As a context manager it limits what a :class:`LimitedAdapter` sends and receives. Several
+    requests may share one limit.
     """
 
     def __init__(self, timeout: Timeout) -> None:
         pair = timeout if isinstance(timeout, tuple) else (timeout, 0.0)
         connect, rest = (DEFAULT_TIMEOUT if part is None else part for part in pair)
         self.total = connect + rest
-        #: What is limited now: to connect, or to do the rest.
+        #: The part that is limited now: connecting, or the rest.
         self.is_connecting = False
         self._connect = connect
         self._rest = rest if isinstance(timeout, tuple) else self.total
@@ -63,11 +63,11 @@ class TimeLimit:
         self._part_end = time.monotonic() + self._rest
 
     def renewed(self) -> TimeLimit:
-        """The same time, running from now on."""
+        """The same limit, counted from now on."""
         return TimeLimit((self._connect, self._rest))
 
     def part(self, fraction: float) -> TimeLimit:
-        """A part of the time that is left, for something on the way."""
+        """A limit of a fraction of the remaining time, for an intermediate step."""
         return TimeLimit(max(self._end - time.monotonic(), _EARLY) * fraction)
 
     def __enter__(self) -> TimeLimit:
@@ -79,7 +79,7 @@ class TimeLimit:
 
     @contextlib.contextmanager
     def connecting(self) -> Iterator[None]:
-        """Limit what happens inside to the time for connecting."""
+        """Limit the block to the time for connecting."""
         self.is_connecting = True
         self._part_end = min(time.monotonic() + self._connect, self._end)
         yield
@@ -88,25 +88,25 @@ class TimeLimit:
 
     @property
     def has_passed(self) -> bool:
-        """Whether no time is left."""
+        """Whether the time is over."""
         return time.monotonic() > self._part_end - _EARLY
 
     def left(self) -> float:
-        """Seconds that are left.
+        """The remaining seconds.
 
-        :raises TimeoutError: none are.
+        :raises TimeoutError: the time is over.
         """
         if self.has_passed:
             raise TimeoutError
         return self._part_end - time.monotonic()
 
     def for_requests(self) -> tuple[float, float]:
-        """The timeouts to give to requests; raises as :meth:`left`."""
+        """The timeouts to pass to requests; raises as :meth:`left`."""
         left = self.left()
         return min(self._connect, left), min(self._rest, left)
 
     def error(self, place: str, request: Any) -> requests.exceptions.Timeout:
-        """What to raise once it has passed.
+        """The exception to raise once the time is over.
 
         :param place: where the request went.
         :param request: the request, without its secrets.
@@ -116,13 +116,13 @@ class TimeLimit:
             cause = ConnectTimeoutError(message)
             return requests.exceptions.ConnectTimeout(cause, request=request)
         message = f"no complete answer within {self.total:g} s"
-        pool: Any = place  # no more than a part of the text
+        pool: Any = place  # only a part of the text
         slow = ReadTimeoutError(pool, "", message)
         return requests.exceptions.ReadTimeout(slow, request=request)
 
 
 class LimitedAdapter(HTTPAdapter):
-    """An adapter whose connections keep to the :class:`TimeLimit` of the request."""
+    """An adapter whose connections obey the :class:`TimeLimit` of the request."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -142,7 +142,7 @@ def _limit(manager: Any) -> None:
 class _LimitedPool(HTTPConnectionPool):
     @property
     def ConnectionCls(self) -> Any:  # type: ignore[override]  # noqa: N802
-        # Looked up each time: tools that record HTTP put their own in its place for a while.
+        # Looked up each time, because tools that record HTTP replace it for a while.
         cls: Any = super().ConnectionCls
         return _limited_connection(cls) if issubclass(cls, HTTPConnection) else cls
 
@@ -159,7 +159,7 @@ class _LimitedConnection(HTTPConnection):
         self.sock = sock
 
     def _new_conn(self) -> socket.socket:
-        """A connection to the first address that answers; those tried share the time."""
+        """Connect to the first address that answers; all attempts share the time."""
         limit = _current.get()
         host, timeout = self._dns_host, self.timeout
         addresses = self._addresses()
@@ -175,7 +175,7 @@ class _LimitedConnection(HTTPConnection):
                         raise
         finally:
             self._dns_host, self.timeout = host, timeout
-        # For the TLS handshake: Python's own is limited as a whole.
+        # For the TLS handshake, which Python limits as a whole.
         sock.settimeout(limit.left())
         connected: socket.socket = sock
         return connected
@@ -183,13 +183,13 @@ class _LimitedConnection(HTTPConnection):
     def _addresses(self) -> list[str]:
         host = self._dns_host
         if hasattr(self, "_socks_options"):
-            return [host]  # for the proxy to look up
+            return [host]  # the proxy looks it up
         try:
             found = socket.getaddrinfo(
                 host.strip("[]"), self.port, allowed_gai_family(), socket.SOCK_STREAM
             )
         except (OSError, UnicodeError):
-            return [host]  # urllib3 will say what is wrong with it
+            return [host]  # urllib3 will raise a fitting error
         return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
     def _tunnel(self) -> None:
@@ -202,7 +202,7 @@ class _LimitedConnection(HTTPConnection):
 
 
 class _LimitedSocket:
-    """A socket, but sending and receiving take no longer than the limit allows."""
+    """A socket whose operations take no longer than the limit allows."""
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
@@ -211,7 +211,7 @@ class _LimitedSocket:
         return getattr(self._sock, name)
 
     def settimeout(self, _timeout: float | None) -> None:
-        """The limit counts."""
+        """Ignored: the limit applies."""
 
     def sendall(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -226,7 +226,7 @@ class _LimitedSocket:
 class _LimitedStream(io.RawIOBase):
     def __init__(self, sock: Any) -> None:
         self._sock = sock
-        # Keeps the socket open for as long as this is, as the file of a socket does.
+        # Keeps the socket open as long as this stream is open, like the file of a socket.
         self._file = sock.makefile("rb", buffering=0)
 
     def readable(self) -> bool:
@@ -244,7 +244,7 @@ class _LimitedStream(io.RawIOBase):
 
 class _Reader(io.BufferedReader):
     def read(self, size: int | None = -1, /) -> bytes:
-        # http.client takes a chunk of negative size for all that will ever come.
+        # http.client would read until the end for a chunk of negative size.
         if size is None or size < 0:
             message = "negative size"
             raise http.client.HTTPException(message)
@@ -279,7 +279,7 @@ def _limited_connection(cls: type) -> type:
 
 @functools.cache
 def _limited_tls_socket(cls: Any) -> type:
-    """A class of TLS sockets; those of gevent read ``timeout`` at each step of a handshake."""
+    """A class of TLS sockets; gevent's read ``timeout`` at each step of a handshake."""
     given = cls.timeout
 
     def timeout(self: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which URLs may see a token: what ``token_hosts`` means."""
+"""Which URLs get the token: the meaning of ``token_hosts``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ logger = logging.getLogger("alf")
 
 _PORTS = {"http": 80, "https": 443}
 
-#: Origins that a warning has named: no more than these are kept.
+#: At most this many origins are remembered as warned about.
 _MOST_WARNED = 100
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One entry: a host, or every host below one; with a scheme, also the port."""
+    """One entry: a host or all hosts below it, and perhaps a scheme and port."""
 
     scheme: str | None
     host: str
@@ -41,11 +41,11 @@ class _Entry:
 
 
 class TokenHosts:
-    """The hosts that may see a token.
+    """The hosts that get the token.
 
-    A name stands for https on any port, and on loopback for http, too: ``"api.example.com"``,
-    ``"*.example.com"`` (every host below it), ``"::1"``. A scheme stands for itself, with the
-    port that follows or its default port: ``"http://api.internal:8080"``.
+    A bare name allows https on any port, and on loopback also http: ``"api.example.com"``,
+    ``"*.example.com"`` (all hosts below it), ``"::1"``. An origin allows only its scheme and port,
+    or the default port: ``"http://api.internal:8080"``.
 
     :raises TypeError: not a sequence of strings.
     :raises ValueError: an entry is not a valid host name or origin.
@@ -59,7 +59,7 @@ class TokenHosts:
         self._warned: set[str] = set()
 
     def allow(self, url: str | None) -> bool:
-        """Whether this prepared URL may see the token."""
+        """Whether this prepared URL gets the token."""
         parts = urlsplit(url or "")
         host = (parts.hostname or "").rstrip(".")
         named = [entry for entry in self._entries if entry.names(host)]
@@ -103,7 +103,7 @@ def _parse(entry: str) -> _Entry:
         or parts[2:] != ("/", "", "")
         or (separator and scheme not in _PORTS)
         or (port is not None and not separator)
-        # No host name has these in it, and urllib3 1.26 lets them pass; an IPv6 zone has a %.
+        # Host names do not contain these, but urllib3 1.26 lets them pass; an IPv6 zone has a %.
         or (":" not in hostname and not {"%", "*"}.isdisjoint(hostname))
     ):
         message = (

@@ -1,4 +1,4 @@
-"""The shared token: its entry in a storage, and one token request at a time."""
+"""The shared token: its entry in a storage, and the lock around token requests."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ logger = logging.getLogger("alf")
 class TokenStorage:
     """The one entry of one token in a storage. A failing storage never fails a call.
 
-    What fails, be it reading, writing or locking, is left alone for a while, longer each time. An
+    After a failure of reading, writing or locking that operation is paused, longer each time. An
     outage is logged once. A call of the storage takes about a second at most.
 
     :param storage: any object with ``get(key)`` and ``set(key, value)``, or a mutable mapping.
-    :param key: the entry's key: a str that the user chose, or what gives it when it is needed.
+    :param key: the entry's key: a str that the user chose, or a callable that returns it.
     :param max_duration: seconds that a token request may take.
-    :param secret: the client secret; a token that this process obtained with another one is not
-        loaded. ``None``: it is not known.
-    :param on_failure: told of each outage: its ``operation``, and the class of its ``error``.
-    :param clock: what tells the time.
-    :raises TypeError: the storage has neither or is for asyncio, or the key is not a str.
+    :param secret: the client secret, ``None`` if not known. A token that this process obtained with
+        another secret is not loaded.
+    :param on_failure: called for each outage with ``operation`` and the class of the ``error``.
+    :param clock: the clock.
+    :raises TypeError: the storage lacks these methods or is for asyncio, or the key is not a str.
     :raises ValueError: the key is not 1 to 240 visible ASCII characters.
 
     The storage is called by one thread at a time.
@@ -56,12 +56,12 @@ class TokenStorage:
         self._access = StorageAccess(storage, key, on_failure, clock)
         self._lock = EntryLock(self._access, max_duration)
         self._clock = clock
-        #: The client's secret, if it cannot change: whose refusal ends the wait for the lock.
+        #: The client's secret, if it is fixed: a refusal of it ends the wait for the lock.
         self.credential: str | None = None
         self._is_shareable = True
-        #: The place of the stored token in the order of requests, when it was last read.
+        #: The sequence number of the stored token when it was last read.
         self._sequence = 0
-        #: Seconds that a token request takes, as far as is known here.
+        #: The expected duration of a token request in seconds, if known.
         self._expected: float | None = None
         self._requested_at: float | None = None
 
@@ -79,7 +79,7 @@ class TokenStorage:
 
     def _parse(self, value: Any) -> Entry | None:
         try:
-            if not value:  # None, and dogpile's NO_VALUE
+            if not value:  # None, or dogpile's NO_VALUE
                 self._sequence = 0
                 return None
             entry = Entry.parse(value, self._access.key)
@@ -93,9 +93,9 @@ class TokenStorage:
         return entry
 
     def save(self, token: Token) -> float | None:
-        """Replace the entry by this token, unless one that was requested later is there.
+        """Replace the entry by this token, unless it holds one that was requested later.
 
-        :returns: when to try again, in the clock's monotonic time, if that failed.
+        :returns: when to try again, in monotonic time, if it failed.
         """
         note_obtained(token, self._secret)
         now = self._clock.time()
@@ -122,14 +122,14 @@ class TokenStorage:
         except StorageCallError as failure:
             return self._access.note_failure(self._access.writing, failure.error)
         self._sequence = entry.sequence
-        # memcached's clients say so when they fail; others mean something else by it.
+        # memcached's clients return False when they fail; others mean something else by it.
         if _is_no(answer) and self.load() != _as_stored(token):
             return self._access.note_failure(self._access.writing, None)
         self._access.note_success(self._access.writing)
         return None
 
     def remove(self, token: Token) -> None:
-        """Remove the entry, if it still holds this token, and the storage can delete."""
+        """Remove the entry if it still holds this token and the storage can delete."""
         stored = self.load()
         delete = self._access.backend.delete
         if delete is None or stored is None or stored.access_token != token.access_token:
@@ -142,9 +142,9 @@ class TokenStorage:
     # -- a refusal of the client -----------------------------------------------------------
 
     def load_refusal(self, credential: str) -> StoredRefusal | None:
-        """The endpoint's recent refusal of this credential, if another process met one.
+        """The endpoint's recent refusal of this credential in another process, if there is one.
 
-        :param credential: the secret that would be sent.
+        :param credential: the secret to be sent.
         """
         key = f"{self._access.key}:refused"
         value = self._access.read(self._access.backend.get, key)
@@ -165,7 +165,7 @@ class TokenStorage:
         *,
         seconds: float = LONGEST_REFUSAL,
     ) -> None:
-        """Share the endpoint's refusal of this credential for so many seconds, 30 at most.
+        """Share the endpoint's refusal of this credential, for 30 seconds at most.
 
         :param credential: the secret that was refused.
         :param status: the status of the answer.
@@ -196,13 +196,13 @@ class TokenStorage:
     ) -> Iterator[Token | None]:
         """Hold the lock for the ``with`` block, in which the token is requested.
 
-        If the storage fails, or if the last token was dead on arrival and cannot be shared, the
-        block runs without the lock. A holder that is dead or stuck delays the others for a
-        bounded time.
+        The block runs without the lock if the storage fails, or if the last token was dead on
+        arrival and could not be shared. A dead or stuck holder delays the others for a limited
+        time.
 
-        :param is_wanted: whether a stored token makes a request needless.
+        :param is_wanted: whether a stored token makes the request unnecessary.
         :param wait: whether to wait for another holder.
-        :returns: a stored token that is wanted, if there is one; ``None``: request one.
+        :returns: a wanted token from the storage; ``None``: request one.
         :raises LockBusyError: another process holds the lock, and ``wait`` is false.
         """
         if not self._is_shareable or self._access.is_foreign:
@@ -224,7 +224,7 @@ class TokenStorage:
                     raise LockBusyError
                 holds, stored = self._lock.wait(mine, find, self._is_refused)
             if holds:
-                # The holder before may have stored one since the last look.
+                # The previous holder may have stored one since the last look.
                 access = self._access
                 stored = find(access.read(access.backend.get, access.key))
             self._requested_at = self._clock.monotonic()
@@ -239,7 +239,7 @@ class TokenStorage:
 
 
 def _is_newer(current: Entry, token: Token, before: int, now: float) -> bool:
-    """Whether the stored token was requested later than this one, and is still good."""
+    """Whether the stored token was requested later than this one and is still good."""
     stored = current.token
     if stored.access_token == token.access_token or stored.issued_at > now:
         return False

@@ -1,4 +1,4 @@
-"""The session that requests to an authorization server go over."""
+"""Sends requests to an authorization server."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from alf.dpop import DPoPKey
 
 __all__ = ["Exchange", "Session", "Transport", "urllib3_error"]
 
-#: Seconds after which an idle connection is not used again: by then something on the way may
-#: have forgotten it, and not every router says so.
+#: A connection is not reused after it was idle for this many seconds: routers drop idle connections
+#: without notice.
 _IDLE = 60.0
 
 #: The Session of requests itself, whatever has been put in its place (a cache, usually).
@@ -45,13 +45,13 @@ Session: Any = next(
     requests.Session,
 )
 
-#: What the innards of requests raise at odd input or answers, beside its own exceptions.
+#: What lower layers raise for odd input or answers, besides requests' own exceptions.
 _FOREIGN_ERRORS = (HTTPError, HTTPException, ValueError, TypeError)
 
 
 @dataclass(frozen=True, eq=False)
 class Exchange:
-    """A response that holds no secret, and the secrets of its request, the longest first."""
+    """A response without secrets, and the secrets of its request, longest first."""
 
     response: requests.Response
     secrets: Sequence[Secret]
@@ -60,11 +60,10 @@ class Exchange:
 class Transport:
     """Sends requests to an authorization server.
 
-    It follows no redirect, keeps no cookies, and sends once more where a connection that was
-    kept alive turns out to be dead. All that it raises is of requests' family.
+    It does not follow redirects or keep cookies. If a kept-alive connection turns out to be dead,
+    it sends the request once more. All its exceptions are of requests' family.
 
-    :param session: the session to send with; ``None``: one of its own, which HTTP caches do not
-        know of.
+    :param session: the session to use; ``None``: one of its own, which HTTP caches do not affect.
     :param cert: the client certificate, as in requests; ``None``: the session's.
     :param clock: what tells the time.
     """
@@ -91,14 +90,14 @@ class Transport:
         self._is_handed_in = session is not None
         self._cert = cert
         self._clock = clock
-        # An answer that is not compressed has the size that it seems to have.
+        # Without compression an answer is as large as it seems.
         self._headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         if session is not None:
-            # It may have an HTTP cache.
+            # The session may have an HTTP cache.
             self._headers["Cache-Control"] = "no-store"
         self._followed: weakref.ref[requests.Session] | None = None
         self._settings: tuple[Any, ...] | None = None
-        #: When the last answer came, by both clocks.
+        #: When the last answer arrived, by both clocks.
         self._answered_at: tuple[float, float] | None = None
 
     def follow(self, session: requests.Session) -> None:
@@ -107,7 +106,7 @@ class Transport:
 
     @property
     def cert(self) -> str | tuple[str, str] | None:
-        """The client certificate to show, if there is one."""
+        """The client certificate to present, if there is one."""
         if self._cert:
             return self._cert
         followed = None if self._followed is None else self._followed()
@@ -121,17 +120,17 @@ class Transport:
 
     @property
     def may_have_cert(self) -> bool:
-        """The same, but the adapters of a session that was handed in may have one as well."""
+        """The same, but the adapters of the user's session may have one as well."""
         return self._is_handed_in or self.has_cert
 
     def close(self) -> None:
-        """Close the connections, unless the session was handed in."""
+        """Close the connections, unless the session is the user's."""
         if self._session is not None and not self._is_handed_in:
             self._session.close()
         self._answered_at = None
 
     def forget_connections(self) -> None:
-        """After a fork: leave the connections to the parent."""
+        """Leave the connections to the parent process after a fork."""
         if self._session is not None:
             forget_connections(self._session)
         self._answered_at = None
@@ -146,14 +145,14 @@ class Transport:
         sign: Sign | None = None,
         dpop_key: DPoPKey | None = None,
     ) -> Exchange:
-        """Send a GET, or with a form a POST.
+        """Send a GET, or a POST with a form.
 
         :param url: where to.
-        :param headers: the headers, beside those of every request.
-        :param limit: the time that there is for it.
+        :param headers: headers in addition to those of every request.
+        :param limit: its time limit.
         :param form: the pairs of the form.
-        :param sign: what writes the credentials on the request, as ``auth`` of requests.
-        :param dpop_key: the key to write a proof on the request with.
+        :param sign: adds the credentials to the request, like ``auth`` in requests.
+        :param dpop_key: the key for a DPoP proof.
         :raises requests.exceptions.RequestException: there was no complete answer.
         """
         signature = _Signature(sign, dpop_key, may_be_sent_again=self._is_handed_in)
@@ -161,7 +160,7 @@ class Transport:
             try:
                 return self._send(url, headers, limit, form, signature)
             except requests.exceptions.ConnectionError as error:
-                # A kept-alive connection that the server has closed meanwhile shows only in use.
+                # Only using a kept-alive connection shows that the server has closed it.
                 was_kept_alive = self._answered_at is not None and error is not signature.error
                 self._answered_at = None
                 if not was_kept_alive or not isinstance(urllib3_error(error), ProtocolError):
@@ -183,7 +182,7 @@ class Transport:
             response = call(
                 url,
                 headers={**self._headers, **headers},
-                # Always one: without it requests would add an entry of .netrc.
+                # Never None: requests would use an entry of .netrc instead.
                 auth=signature,
                 timeout=limit.for_requests(),
                 # RFC 9700 §4.12: credentials follow no redirect.
@@ -197,7 +196,7 @@ class Transport:
             secrets = secrets_of(response.request)
             redact_response(response, secrets)
             if self._is_handed_in:
-                # What it did until now is its own affair.
+                # The user's own requests before this one do not count.
                 limit = limit.renewed()
             try:
                 content = read_content(response, limit, is_handed_in=self._is_handed_in)
@@ -218,7 +217,7 @@ class Transport:
             # Without the frames below this one: they hold the request.
             raise error.with_traceback(None) from error.__cause__
         self._answered_at = (self._clock.monotonic(), self._clock.time())
-        # A hook may have kept it, to read it later.
+        # A hook may have kept the response to read it later.
         response._content = content
         response._content_consumed = True
         return Exchange(plain_response(response, content), secrets)
@@ -250,7 +249,7 @@ class Transport:
         return any(now - then > _IDLE for now, then in since)
 
     def _overrides(self, url: str, session: requests.Session) -> dict[str, Any]:
-        """What the Client says, where requests would let the environment have its way."""
+        """The Client's own settings, where requests would prefer those of the environment."""
         if self._is_handed_in:
             return {}
         overrides: dict[str, Any] = {}
@@ -263,10 +262,10 @@ class Transport:
 
 
 class _Signature:
-    """What signs a request, and remembers its failure, so that it is not taken for the network's.
+    """Signs a request, and remembers if that failed, so that it does not count as a network error.
 
-    It also keeps from requests what comes with the response: the cookies, and the target of a
-    redirect, which requests would prepare the next request to even where it must not send it.
+    It also hides cookies and the redirect target of the response from requests, which would
+    otherwise prepare a request for that target.
     """
 
     def __init__(
@@ -278,7 +277,7 @@ class _Signature:
         self._target: str | None = None
         self.error: Exception | None = None
         self.response: requests.Response | None = None
-        #: Whether what happens now is left to the hooks of the session.
+        #: Whether the session's own hooks run now.
         self.is_answered = False
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -294,7 +293,7 @@ class _Signature:
         body = request.body
         if self._may_be_sent_again and isinstance(body, str) and "assertion=" in body:
             request.body = _FreshForm(body, lambda: str(self._sign(unsigned.copy()).body))
-        # Not as hooks=, which would take the place of the hooks of a session handed in.
+        # Not as hooks=, which would replace the hooks of the user's session.
         request.register_hook("response", self._receive)
         return request
 
@@ -303,7 +302,7 @@ class _Signature:
         self.response = response
         self._target = response.headers.pop("Location", None)
         for one in (response, *response.history):
-            # What requests fills the session's jar from.
+            # requests fills the session's cookie jar from this.
             original = getattr(getattr(one, "raw", None), "_original_response", None)
             message = getattr(original, "msg", None)
             if message is not None and "Set-Cookie" in message:
@@ -315,9 +314,10 @@ class _Signature:
 
 
 class _FreshForm(str):
-    """A form with an assertion, which is another one each time it is written to the wire.
+    """A form whose assertion is made anew each time that it is sent.
 
-    No server takes an assertion twice, and adapters may send a request again (urllib3's retries).
+    Servers accept an assertion only once, and an adapter may send a request again (urllib3's
+    retries).
     """
 
     __slots__ = ("_make", "forms")
@@ -354,12 +354,12 @@ def _new_session() -> requests.Session:
 def _as_requests_error(
     error: Exception, url: str, limit: TimeLimit, *, is_answered: bool
 ) -> Exception:
-    """The exception of requests' family that says the same."""
+    """The equivalent exception of requests' family."""
     request = getattr(error, "request", None)
     if limit.has_passed:
         return limit.error(shown_url(url), request)
     if isinstance(error, requests.exceptions.RequestException) or is_answered:
-        # A hook of a session that was handed in may raise what it likes.
+        # A hook of the user's session may raise anything.
         return error
     if not isinstance(error, _FOREIGN_ERRORS):
         return error
@@ -378,11 +378,11 @@ def _as_requests_error(
 
 
 def _check_sendable(request: requests.PreparedRequest) -> None:
-    """Raise, without the value, for a header that http.client would refuse in full."""
-    # No header is in a local variable, which error reports show.
+    """Raise for a header that http.client would refuse, whose message would show the value."""
+    # Headers are kept out of local variables, which error reports show.
     name = next((name for name in request.headers if not _is_sendable(request.headers[name])), None)
     if name is not None:
-        message = f"client_auth wrote a value of the header {shown(name)!r} that cannot be sent"
+        message = f"client_auth set a value of the header {shown(name)!r} that cannot be sent"
         raise requests.exceptions.InvalidHeader(message)
 
 
@@ -393,7 +393,7 @@ def _is_sendable(value: Any) -> bool:
 
 
 def urllib3_error(error: requests.exceptions.RequestException) -> HTTPError | None:
-    """What urllib3 said before requests put it in other words; ``None`` where trying is no use."""
+    """The error of urllib3 behind that of requests; ``None`` if a retry is useless."""
     if isinstance(error, requests.exceptions.SSLError):
         return None
     cause: object = error.args[0] if error.args else None

@@ -1,4 +1,4 @@
-"""Parts of URLs: where they lead, and what of them may be shown."""
+"""Parts of URLs: their origin, and what may be shown of them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?//")
 
 _HOST = re.compile(r"(\[[^\]]*\]|[^:?#]*)(:[0-9]*)?")
 
-#: A host name, and a path perhaps, without a scheme.
+#: A host name without a scheme, perhaps with a path.
 _HOST_NAME = re.compile(r"([a-z0-9-]{1,30}\.)+[a-z]{2,10}(:[0-9]+)?(/[a-z0-9/._-]*)?")
 
 _SHORTEST_KEY = 24
 _KEY_PART = re.compile(r"(?=[A-Za-z]*[0-9])[A-Za-z0-9]{10,}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
-#: Ports that http.client leaves out of the ``Host`` header, and RFC 6454 §6 of an origin.
+#: Ports that http.client omits from the ``Host`` header, and RFC 6454 §6 from an origin.
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -33,7 +33,7 @@ def origin_of(url: str | None) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this host is the machine itself."""
+    """Whether this host is loopback."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -47,21 +47,21 @@ def bare_url(url: str) -> str:
 
 
 def shown_url(url: str) -> str:
-    """As much of a URL as may be shown, whatever its form: neither userinfo, query nor keys."""
+    """The part of a URL that may be shown: without userinfo, query and keys in the path."""
     scheme, slashes, place = bare_url(url).rpartition("//")
     host, *segments = place.split("/")
     return scheme + slashes + "/".join([host, *("***" if is_key(s) else s for s in segments)])
 
 
 def shown_misfit(text: str) -> str:
-    """What is said of a text that should be a URL: not all of it, for it may be a secret."""
+    """How a message shows a text that should be a URL, but may be a secret."""
     shown = shown_url(text)
     is_place = "://" in shown or _HOST_NAME.fullmatch(shown)
     return repr(shown[:300]) if is_place else "a text without a scheme"
 
 
 def is_key(segment: str) -> bool:
-    """Whether a segment of a path looks like a key: long, and with a long part with digits."""
+    """Whether a path segment looks like a key: it is long and has a long part with digits."""
     return (
         len(segment) >= _SHORTEST_KEY
         and _KEY_PART.search(segment) is not None
@@ -70,9 +70,9 @@ def is_key(segment: str) -> bool:
 
 
 def _split(url: str) -> tuple[str, str]:
-    """The scheme with its slashes, and what follows it, without userinfo.
+    """The scheme with its slashes, and the rest without userinfo.
 
-    A password may hold what must be percent-encoded there: "?", "#", "@" and even "/".
+    A password may contain unescaped "?", "#", "@" and even "/".
     """
     found = _SCHEME.match(url)
     scheme = "" if found is None else found[0]

@@ -1,4 +1,4 @@
-"""Adapters of requests: retries that cover a POST."""
+"""Adapters for requests: retries that include POST."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["mount_retry_adapter"]
 
 
 def mount_retry_adapter(session: requests.Session, retries: int | Retry) -> None:
-    """Mount adapters on the session that retry as told.
+    """Mount adapters with these retries on the session.
 
     :param session: any requests Session.
-    :param retries: urllib3's ``Retry``, taken as it is, or the number of retries.
+    :param retries: urllib3's ``Retry``, used unchanged, or the number of retries.
     """
     session.mount("http://", HTTPAdapter(max_retries=retries))
     session.mount("https://", HTTPAdapter(max_retries=retries))
