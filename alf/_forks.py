@@ -20,7 +20,7 @@ class _Forkable(Protocol):
     def _after_fork(self) -> None: ...
 
 
-#: By identity: an object that defines ``__eq__`` may not be hashable.
+#: Keyed by identity, because an object that defines ``__eq__`` may not be hashable.
 _forkables: weakref.WeakValueDictionary[int, _Forkable] = weakref.WeakValueDictionary()
 
 #: The process for which ``_after_fork()`` was last called.
@@ -28,7 +28,7 @@ _pid = os.getpid()
 
 
 def register_after_fork(forkable: _Forkable) -> None:
-    """Have ``forkable._after_fork()`` called in every child process."""
+    """Call ``forkable._after_fork()`` in every child process from now on."""
     _forkables[id(forkable)] = forkable
 
 

@@ -130,7 +130,7 @@ def masked_key(key: Any) -> Any:
 
 
 def masked_url(url: Any) -> Any:
-    """The same URL, with a ``repr`` that shows what may be shown of it."""
+    """The same URL, with a ``repr`` that shows only what may be shown."""
     return SecretURL(url) if isinstance(url, str) and type(url) is not SecretURL else url
 
 

@@ -34,7 +34,7 @@ _CLOCK_SKEW = 60.0
 #: ``CachedToken.sequence`` of a token from a storage: older than any refusal in this process.
 _NOT_REQUESTED = -1
 
-#: Tokens that are kept as discarded, the last ones.
+#: At most this many discarded tokens are remembered.
 _MOST_DISCARDED = 8
 
 _sequence = itertools.count()
@@ -92,7 +92,7 @@ class TokenSource:
 
             self._shared_refusals = SharedRefusals(storage, endpoint)
         self.failures = Failures(clock)
-        #: The last access tokens that were refused, revoked or reset: not taken from anywhere.
+        #: The last access tokens that were refused, revoked or reset. They are not used again.
         self._discarded: list[str] = []
 
     def make(self, wanted: Wanted[CachedToken], reason: Reason) -> Make[CachedToken]:

@@ -39,7 +39,7 @@ __all__ = ["Exchange", "Session", "Transport", "urllib3_error"]
 #: without notice.
 _IDLE = 60.0
 
-#: The Session of requests itself, whatever has been put in its place (a cache, usually).
+#: The real Session of requests, even if something, usually a cache, has replaced it.
 Session: Any = next(
     (cls for cls in requests.Session.__mro__ if cls.__module__ == "requests.sessions"),
     requests.Session,
@@ -332,9 +332,9 @@ class _FreshForm(str):
         return body
 
     def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
-        """What urllib3 and http.client call before they send it."""
+        """Called by urllib3 and http.client before they send it."""
         form = self._make() if self.forms else str(self)
-        # The length of it is in a header that has been sent.
+        # Its length was sent in a header.
         form = form if len(form) == len(self) else str(self)
         self.forms.append(form)
         return form.encode(encoding, errors)

@@ -94,7 +94,7 @@ class TokenManager:
             is_background=given.token_refresh == "background",
         )
         self._settle_time = given.token_settle_time
-        #: The token before the current one, which an API may know while it does not know the new.
+        #: The token before the current one. An API may know it, and not know the new one yet.
         self._previous: CachedToken | None = None
         register_after_fork(self)
 
