@@ -281,6 +281,7 @@ def test_a_workload_identity_is_accepted_and_read_anew(
     with Client(
         issuer=keycloak.issuer, client_id="federated", client_auth=ClientAssertion(source)
     ) as client:
+        client.verify = keycloak.verify
         assert claims_of(keycloak, client)["azp"] == "federated"
         path.write_text(issue(keycloak.issuer))
         client.renew_token()
