@@ -57,7 +57,7 @@ exit codes:
 """
 
 #: These are no options: others could read the secret in the process list, and no command revokes.
-_NO_OPTIONS = {"client_secret", "revocation_endpoint"}
+_NO_OPTIONS = {"client_secret", "private_key_password", "revocation_endpoint"}
 
 #: Seconds that a token request may take before a terminal is told what takes so long.
 _SLOW = 2.0

@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -62,9 +62,27 @@ class Setting:
 
 @dataclass(frozen=True)
 class _KeyFile:
-    """What is in a key file, until it is known what goes with it."""
+    """What is in a key file, until it is known what goes with it.
 
-    key: str = field(repr=False)
+    :param source: the variable or option that names the file.
+    """
+
+    key: Any = field(repr=False)
+    source: str = ""
+
+    def make(self, details: Mapping[str, Any]) -> Any:
+        """The way to authenticate with this key.
+
+        :raises ValueError: the key cannot be read, or the details do not fit it.
+        """
+        from alf.client_auth import PrivateKeyJWT
+
+        try:
+            return PrivateKeyJWT(key=self.key, **details)
+        except (TypeError, ValueError) as error:
+            message = f"{self.source}: {error}"
+        # Not as a consequence of that error, which may hold the key.
+        raise ValueError(message)
 
 
 def parse_header(text: str) -> tuple[str, str]:
@@ -146,11 +164,17 @@ def _parse_storage(text: str) -> Any:
 
 
 def _parse_key_file(text: str) -> Any:
-    from alf.client_auth import PrivateKeyJWT
+    if text != "-" and _is_file(text) and Path(text).read_bytes().startswith(b"0"):
+        # DER or PKCS #12, which the error that follows tells apart.
+        return _KeyFile(Path(text))
+    return _KeyFile(_read_text(text))
 
-    key = _read_text(text)
-    PrivateKeyJWT(key=key)  # raises now if something is wrong with the file
-    return _KeyFile(key)
+
+def _parse_certificate_file(text: str) -> Path:
+    if not _is_file(text):
+        message = "expected the path of a file: no such file"
+        raise ValueError(message)
+    return Path(text)
 
 
 def _parse_assertion_file(text: str) -> Any:
@@ -221,6 +245,12 @@ SETTINGS = (
     Setting("private_key_id", "the kid by which the server knows that key", Secret),
     Setting("private_key_algorithm", "what it signs with, such as PS256 or ES256", Secret),
     Setting(
+        "private_key_certificate",
+        "path of its certificate, for servers that know the key by that, such as Entra",
+        _parse_certificate_file,
+    ),
+    Setting("private_key_password", "its password, if it is encrypted", Secret),
+    Setting(
         "client_assertion_file",
         "path of a file with an assertion of another issuer, read for each token request",
         _parse_assertion_file,
@@ -245,7 +275,12 @@ SETTINGS = (
 _PLACES = {"token_endpoint", "issuer"}
 
 #: What goes with a key file, and the argument of a PrivateKeyJWT that it becomes.
-_KEY_DETAILS = {"private_key_id": "key_id", "private_key_algorithm": "algorithm"}
+_KEY_DETAILS = {
+    "private_key_id": "key_id",
+    "private_key_algorithm": "algorithm",
+    "private_key_certificate": "certificate",
+    "private_key_password": "password",
+}
 
 
 def read_settings(texts: Iterable[tuple[Setting, str, str]]) -> dict[str, Any]:
@@ -261,7 +296,8 @@ def read_settings(texts: Iterable[tuple[Setting, str, str]]) -> dict[str, Any]:
             message = f"{sources[keyword]} and {source} are both there, for the same thing"
             raise ValueError(message)
         sources[keyword] = source
-        arguments[keyword] = setting.read(text, source)
+        value = setting.read(text, source)
+        arguments[keyword] = replace(value, source=source) if type(value) is _KeyFile else value
     return arguments
 
 
@@ -293,10 +329,8 @@ def _with_key(options: dict[str, Any], *, is_ours: bool) -> dict[str, Any]:
     details = {name: options.pop(name) for name in _KEY_DETAILS if name in options}
     key_file = options.get("client_auth")
     if isinstance(key_file, _KeyFile):
-        from alf.client_auth import PrivateKeyJWT
-
         arguments = {_KEY_DETAILS[name]: value for name, value in details.items()}
-        options["client_auth"] = PrivateKeyJWT(key=key_file.key, **arguments)
+        options["client_auth"] = key_file.make(arguments)
     elif details and is_ours:
         message = f"{' and '.join(details)} without private_key_file"
         raise ValueError(message)

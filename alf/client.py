@@ -262,7 +262,8 @@ class Client(requests.Session):
         too), ``TOKEN_SETTLE_TIME``, ``TOKEN_HOSTS`` (commas between), ``TOKEN_STORAGE`` (``file``)
         and ``REVOCATION_ENDPOINT``; besides, ``CLIENT_SECRET_FILE``, the path of a file that the
         secret is read from at each token request, ``PRIVATE_KEY_FILE``, the path of the key (PEM
-        or JWK) for ``private_key_jwt``, with ``PRIVATE_KEY_ID`` and ``PRIVATE_KEY_ALGORITHM``, and
+        or JWK) for ``private_key_jwt``, with ``PRIVATE_KEY_ID``, ``PRIVATE_KEY_ALGORITHM``,
+        ``PRIVATE_KEY_CERTIFICATE`` (a path) and ``PRIVATE_KEY_PASSWORD``, and
         ``CLIENT_ASSERTION_FILE``, the path of a file with an assertion that somebody else issues,
         read at each token request.
 

@@ -327,6 +327,11 @@ def test_no_endpoint_at_all(run: Run) -> None:
         (("inspect", "--token-timeout", "soon"), "(see alf inspect --help)"),
         (("token", "--json", "--header"), "not allowed with argument --json (see alf token"),
         (("token", "--private-key-id", SECRET), "private_key_id without private_key_file"),
+        (
+            ("token", "--private-key-password", SECRET),
+            "unrecognized arguments: --private-key-password",
+        ),
+        (("token", "--private-key-certificate", SECRET), "expected the path of a file: no such"),
         (("token", f"--secret={SECRET}", f"-s{SECRET}"), "unrecognized arguments: --secret (see"),
         (("token", SECRET), "unrecognized arguments: 1 (see"),
         ((SECRET,), "invalid choice (choose from"),

@@ -11,6 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from alf import Client
 from tests.servers import Api, Reply, TokenServer
@@ -334,6 +342,43 @@ def test_a_file_of_no_use_is_named(
     assert name in str(failure.value)
     # A path that leads nowhere may be the secret itself.
     assert (str(path) in str(failure.value)) == path.exists()
+
+
+def test_an_encrypted_key_with_its_certificate(
+    made: Made, variables: Variables, tokens: TokenServer, tmp_path: Path
+) -> None:
+    jwt = pytest.importorskip("jwt")
+    leaf = trustme.CA().issue_cert("client.example.com")
+    key = load_pem_private_key(leaf.private_key_pem.bytes(), None)
+    encrypted = key.private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"s3cret")
+    )
+    (tmp_path / "key.pem").write_bytes(encrypted)
+    leaf.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    variables(
+        ALF_CLIENT_SECRET=None,
+        ALF_PRIVATE_KEY_FILE=str(tmp_path / "key.pem"),
+        ALF_PRIVATE_KEY_CERTIFICATE=str(tmp_path / "cert.pem"),
+        ALF_PRIVATE_KEY_PASSWORD="s3cret",
+    )
+    made().renew_token()
+    header = jwt.get_unverified_header(tokens.requests[0].form["client_assertion"])
+    assert {"x5t", "x5t#S256"} < header.keys()
+    for password, words in ((None, "encrypted: give its password="), ("x", "password= is wrong")):
+        variables(ALF_PRIVATE_KEY_PASSWORD=password)
+        with pytest.raises(ValueError, match=f"ALF_PRIVATE_KEY_FILE: key: .*{words}"):
+            made()
+
+
+def test_a_key_in_a_binary_form_is_named(made: Made, variables: Variables, tmp_path: Path) -> None:
+    pytest.importorskip("jwt")
+    leaf = trustme.CA().issue_cert("client.example.com")
+    key = load_pem_private_key(leaf.private_key_pem.bytes(), None)
+    path = tmp_path / "key.der"
+    path.write_bytes(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
+    variables(ALF_CLIENT_SECRET=None, ALF_PRIVATE_KEY_FILE=str(path))
+    with pytest.raises(ValueError, match=f"ALF_PRIVATE_KEY_FILE: key: .*{path}.* holds DER"):
+        made()
 
 
 def test_a_key_that_is_none(made: Made, variables: Variables, tmp_path: Path) -> None:
