@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
 import requests
 
+from alf._types import Hosts
 from alf._urls import is_loopback, origin_of
 
 __all__ = ["TokenHosts"]
@@ -51,7 +51,7 @@ class TokenHosts:
     :raises ValueError: an entry is not a valid host name or origin.
     """
 
-    def __init__(self, hosts: Sequence[str]) -> None:
+    def __init__(self, hosts: Hosts) -> None:
         if isinstance(hosts, (str, bytes)) or not all(isinstance(host, str) for host in hosts):
             message = f"token_hosts must be a sequence of host names, got {hosts!r}"
             raise TypeError(message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import requests
@@ -15,6 +15,7 @@ from alf._failure_log import is_logged
 from alf._healing import Healing, HeldBody, carry_cookies, discard, rewind
 from alf._inspection import reason
 from alf._redaction import masked
+from alf._types import Hosts
 from alf._urls import origin_of
 from alf.dpop import DPoPKey, asks_for_nonce
 from alf.managers import TokenManager
@@ -71,7 +72,7 @@ class BearerTokenAuth(AuthBase):
     def __init__(
         self,
         access_token: str | Token | Callable[[], str | Token],
-        hosts: Sequence[str] | None = None,
+        hosts: Hosts | None = None,
     ) -> None:
         access_token = masked(access_token)
         self._source = access_token if callable(access_token) else None
@@ -132,7 +133,7 @@ class ClientCredentialsAuth(BearerTokenAuth):
         renewed after a refusal leaves the API's answer as it is, and one WARNING.
     """
 
-    def __init__(self, client: _Identity, hosts: Sequence[str] | None) -> None:
+    def __init__(self, client: _Identity, hosts: Hosts | None) -> None:
         super().__init__(client.ensure_token, hosts)
         self._client = client
         self._written: _WrittenToken | None = None
@@ -301,7 +302,7 @@ class NoAuth(AuthBase):
         return request
 
 
-def _token_hosts(hosts: Sequence[str]) -> TokenHosts:
+def _token_hosts(hosts: Hosts) -> TokenHosts:
     from alf._token_hosts import TokenHosts  # hardly any program has them
 
     return TokenHosts(hosts)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 import requests
 from requests.auth import AuthBase
@@ -23,9 +23,10 @@ from alf._legacy import wrap_legacy_manager
 from alf._options import OPTION_NAMES
 from alf._redaction import masked, masked_key, masked_url
 from alf._signing import Sign
+from alf._types import Hosts, Storage
 from alf._urls import bare_url, origin_of, shown_url
 from alf.auth import ClientCredentialsAuth, HealingHook, NoAuth
-from alf.client_auth import ClientAuth
+from alf.client_auth import AuthMethod, ClientAuth
 from alf.dpop import as_dpop_key
 from alf.events import Event
 from alf.grants import Grant
@@ -33,9 +34,12 @@ from alf.managers import TokenManager
 from alf.tokens import Token, TokenError
 
 if TYPE_CHECKING:
+    # Type checkers know this package without having it installed.
+    from typing_extensions import Unpack, overload
+
     from alf._siblings import Siblings
 
-__all__ = ["Client", "Health"]
+__all__ = ["Client", "ClientOptions", "Health"]
 
 #: What requests.Session.request takes by position, after method and URL.
 _REQUEST_ARGUMENTS: tuple[str, ...] = (
@@ -84,6 +88,40 @@ _OWN_OPTIONS = {
 _SAME: Any = object()
 
 _C = TypeVar("_C", bound="Client")
+
+
+class ClientOptions(TypedDict, total=False):
+    """The keyword arguments of a :class:`Client` besides ``token_endpoint`` and ``issuer``.
+
+    A subclass can have them: ``def __init__(self, **options: Unpack[ClientOptions])``.
+    """
+
+    client_id: str | None
+    revocation_endpoint: str | None
+    client_secret: str | Callable[[], str] | None
+    client_auth: AuthMethod | tuple[str, str] | ClientAuth | Sign | None
+    grant: Grant | None
+    scope: str | Sequence[str] | None
+    audience: str | None
+    resource: str | Sequence[str] | None
+    token_params: Mapping[str, str] | Sequence[tuple[str, str]] | None
+    token_headers: Mapping[str, str] | None
+    token_cert: str | tuple[str, str] | None
+    dpop: Any
+    token_storage: Storage | MutableMapping[str, Any] | None
+    token_storage_key: str | None
+    token_retry: Retry | int | None
+    token_retries: Retry | int | None
+    token_timeout: float | tuple[float | None, float | None] | None
+    token_request_params: dict[str, Any] | None
+    token_session: requests.Session | None
+    token_hosts: Hosts | None
+    token_refresh: Literal["background", "blocking"] | None
+    token_refresh_window: float | None
+    token_leeway: float | None
+    token_settle_time: float | None
+    on_event: Callable[[Event], object] | None
+    raise_token_error: bool
 
 
 class Client(requests.Session):
@@ -178,6 +216,13 @@ class Client(requests.Session):
         "_token_hosts",
     ]
 
+    if TYPE_CHECKING:  # either token_endpoint or issuer is required
+
+        @overload
+        def __init__(self, *, token_endpoint: str, **options: Unpack[ClientOptions]) -> None: ...
+        @overload
+        def __init__(self, *, issuer: str, **options: Unpack[ClientOptions]) -> None: ...
+
     def __init__(
         self,
         *,
@@ -186,7 +231,7 @@ class Client(requests.Session):
         issuer: str | None = None,
         revocation_endpoint: str | None = None,
         client_secret: str | Callable[[], str] | None = None,
-        client_auth: str | tuple[str, str] | ClientAuth | Sign | None = None,
+        client_auth: AuthMethod | tuple[str, str] | ClientAuth | Sign | None = None,
         grant: Grant | None = None,
         scope: str | Sequence[str] | None = None,
         audience: str | None = None,
@@ -195,14 +240,14 @@ class Client(requests.Session):
         token_headers: Mapping[str, str] | None = None,
         token_cert: str | tuple[str, str] | None = None,
         dpop: Any = None,
-        token_storage: Any = None,
+        token_storage: Storage | MutableMapping[str, Any] | None = None,
         token_storage_key: str | None = None,
         token_retry: Retry | int | None = None,
         token_retries: Retry | int | None = None,
         token_timeout: float | tuple[float | None, float | None] | None = None,
         token_request_params: dict[str, Any] | None = None,
         token_session: requests.Session | None = None,
-        token_hosts: Sequence[str] | None = None,
+        token_hosts: Hosts | None = None,
         token_refresh: Literal["background", "blocking"] | None = None,
         token_refresh_window: float | None = None,
         token_leeway: float | None = None,
@@ -294,7 +339,7 @@ class Client(requests.Session):
         token_params: Mapping[str, str] | Sequence[tuple[str, str]] | None = _SAME,
         token_headers: Mapping[str, str] | None = _SAME,
         token_storage_key: str | None = None,
-        token_hosts: Sequence[str] | None = _SAME,
+        token_hosts: Hosts | None = _SAME,
         token_settle_time: float | None = _SAME,
         raise_token_error: bool = _SAME,
     ) -> _C:
@@ -682,7 +727,8 @@ class Client(requests.Session):
         if siblings is None:
             siblings = Siblings(self._own_options(), self._token_manager)
             # Another thread may have been first.
-            siblings = self.__dict__.setdefault("_made_siblings", siblings)
+            first: Siblings = self.__dict__.setdefault("_made_siblings", siblings)
+            return first
         return siblings
 
     def _own_options(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import requests
 
@@ -36,6 +36,7 @@ from alf._sources import Source
 from alf._texts import check_text
 
 __all__ = [
+    "AuthMethod",
     "ClientAssertion",
     "ClientAuth",
     "ClientSecretBasic",
@@ -48,6 +49,15 @@ __all__ = [
 ]
 
 logger = logging.getLogger("alf")
+
+#: The methods that a name is enough for, as ``token_endpoint_auth_methods_supported`` has them.
+AuthMethod = Literal[
+    "client_secret_basic",
+    "client_secret_post",
+    "client_secret_jwt",
+    "tls_client_auth",
+    "none",
+]
 
 #: The type of an assertion that is a JWT (RFC 7523 §2.2).
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"

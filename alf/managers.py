@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from alf._refresher import Refresher
 from alf._refusals import Refusal, Refusals
 from alf._single_flight import FlightOverdueError, RecursiveFlightError, SingleFlight, Wanted
 from alf._token_source import TokenSource, next_sequence
+from alf._types import Storage
 from alf.events import Reason, StorageFailed, TokenRefused
 from alf.tokens import Token
 
@@ -53,7 +54,7 @@ class TokenManager:
         token_endpoint: str | None = None,
         client_id: str | None = None,
         client_secret: str | Callable[[], str] | None = None,
-        token_storage: Any = None,
+        token_storage: Storage | MutableMapping[str, Any] | None = None,
         token_retries: Retry | int | None = None,
         token_request_params: dict[str, Any] | None = None,
         *,
@@ -228,7 +229,8 @@ class TokenManager:
                 tell=self._tell_refused,
             )
             # Another thread may have been first.
-            refusals = self.__dict__.setdefault("_made_refusals", refusals)
+            first: Refusals = self.__dict__.setdefault("_made_refusals", refusals)
+            return first
         return refusals
 
     def fetch(self, wanted: Wanted[CachedToken]) -> CachedToken:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from alf._backends import LONGEST_TTL, Backend, as_text, make_backend
+from alf._types import Storage
 
-__all__ = ["EncryptedStorage", "FileStorage"]
+__all__ = ["EncryptedStorage", "FileStorage", "Storage"]
 
 logger = logging.getLogger("alf")
 

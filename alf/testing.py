@@ -366,5 +366,8 @@ class StaticToken(Client):
 
     def __init__(self, access_token: str = "static-token", **options: Any) -> None:
         self.token_manager_class = functools.partial(_Static, access_token)
-        place = {"token_endpoint": "https://static.invalid/token", "client_id": "static"}
+        place: dict[str, Any] = {
+            "token_endpoint": "https://static.invalid/token",
+            "client_id": "static",
+        }
         super().__init__(**{**place, **options})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from docutils import nodes
+from sphinx.pycode import ModuleAnalyzer
 
 import alf
 
@@ -68,3 +69,7 @@ def name_client(*arguments: Any) -> tuple[str | None, str | None] | None:
 def setup(app: Any) -> None:
     app.connect("missing-reference", link_elsewhere)
     app.connect("autodoc-process-signature", name_client)
+    # Show the parameters of a Client, not the overloads that type checkers read.
+    analyzer = ModuleAnalyzer.for_module("alf.client")
+    analyzer.analyze()
+    analyzer.overloads.clear()

@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import requests
+from redis import Redis
 from requests.adapters import HTTPAdapter
-from typing_extensions import assert_type
+from requests.auth import HTTPBasicAuth
+from typing_extensions import Unpack, assert_type
 
 from alf import BearerTokenAuth, Client, NoAuth, Token, TokenError, TokenManager
+from alf.client import ClientOptions
+from alf.client_auth import PrivateKeyJWT
 from alf.grants import JWTBearerGrant, TokenExchange
+from alf.storages import EncryptedStorage, FileStorage, Storage
 from alf.testing import FakeAPI, FakeTokenEndpoint, StaticToken
 
 
@@ -93,13 +98,57 @@ except requests.RequestException as error:
 manager = TokenManager("https://id.example.com/token", "client-id", "secret")
 assert_type(manager.get_token(), str)
 
+# Ways of client authentication.
+Client(issuer="https://id.example.com", client_id="client-id", client_auth="client_secret_post")
+Client(issuer="https://id.example.com", client_auth=PrivateKeyJWT(key="key.pem"))
+Client(token_endpoint="https://id.example.com/token", client_auth=("user", "password"))
+Client(token_endpoint="https://id.example.com/token", client_auth=HTTPBasicAuth("a", "b"))
+
+
+# Storages.
+class Table:
+    def get(self, key: str) -> str | None: ...
+    def set(self, key: str, value: str, ttl: int | None = None) -> None: ...
+
+
+def takes_a_storage(storage: Storage) -> None: ...
+
+
+takes_a_storage(Table())
+takes_a_storage(FileStorage())
+takes_a_storage(EncryptedStorage(Table(), b"key"))
+takes_a_storage(Redis())
+Client(token_endpoint="https://id.example.com/token", token_storage={})
+Client(token_endpoint="https://id.example.com/token", token_storage=dict[str, str]())
+Client(token_endpoint="https://id.example.com/token", token_storage=Redis())
+
+
+class Configured(Client):
+    def __init__(self, **options: Unpack[ClientOptions]) -> None:
+        super().__init__(token_endpoint="https://id.example.com/token", **options)
+
+
+takes_a_class(Configured)
+Configured(client_id="client-id", token_hosts={"api.example.com"})
+with_audience = client.with_options(audience="b", token_hosts=["api.example.com"])
+assert_type(with_audience, Client)
+
 # What must be errors.
 TokenExchange(subject_token="path")  # type: ignore[call-arg]
-Client(token_endpoint="https://id.example.com/token", grant="jwt-bearer")  # type: ignore[arg-type]
-Client(client_id=1)  # type: ignore[arg-type]
-Client(client_id="client-id", token_hots=["a"])  # type: ignore[call-arg]
-Client("https://id.example.com/token", client_id="client-id")  # type: ignore[misc]
-Client(client_id="client-id", token_refresh="sometimes")  # type: ignore[arg-type]
+Client(token_endpoint="a", grant="jwt-bearer")  # type: ignore[call-overload]
+Client(token_endpoint="https://id.example.com/token", client_id=1)  # type: ignore[call-overload]
+Client(client_id="client-id")  # type: ignore[call-overload]
+Client(token_endpoint="a", issuer="b")  # type: ignore[call-overload]
+Client(token_endpoint="a", token_hosts="api.example.com")  # type: ignore[call-overload]
+Client(token_endpoint="a", token_hots=["a"])  # type: ignore[call-overload]
+Client(token_endpoint="a", client_auth="post")  # type: ignore[call-overload]
+Client(token_endpoint="a", token_storage=7)  # type: ignore[call-overload]
+Client("https://id.example.com/token", client_id="client-id")  # type: ignore[call-overload]
+Client(token_endpoint="a", token_refresh="sometimes")  # type: ignore[call-overload]
+Configured(client_id="client-id", token_hots=["a"])  # type: ignore[call-arg]
+client.with_options(token_hosts="api.example.com")  # type: ignore[arg-type]
+BearerTokenAuth("a-token", hosts="api.example.com")  # type: ignore[arg-type]
+TokenManager("https://id.example.com/token", token_storage=7)  # type: ignore[arg-type]
 client.token = Token("a-token")  # type: ignore[misc]
 client.ensure_token().access_token = "another"  # type: ignore[misc]
 BearerTokenAuth(1)  # type: ignore[arg-type]
