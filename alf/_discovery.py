@@ -26,7 +26,7 @@ _GOOD_FOR = 24 * 3600.0
 _TRY_AGAIN_AFTER = 3600.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Metadata:
     """The metadata of an authorization server that alf uses (RFC 8414 §2).
 

@@ -40,7 +40,7 @@ _NO_RETRY = Retry(0)
 _Endpoint = Literal["token_endpoint", "revocation_endpoint"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Answer:
     """A token, and the monotonic time at which the request that brought it was sent."""
 

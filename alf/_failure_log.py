@@ -6,7 +6,6 @@ import logging
 
 from requests.exceptions import RequestException
 
-from alf._advice import advise
 from alf._inspection import reason
 
 __all__ = ["is_logged", "log_failure"]
@@ -18,6 +17,8 @@ def log_failure(error: Exception) -> None:
     """Log what the endpoint said and what to try. Copies of the error count as logged, too."""
     error._is_logged_by_alf = True  # type: ignore[attr-defined]
     if isinstance(error, RequestException):
+        from alf._advice import advise  # most programs never need it
+
         hint = next(advise(error, {}))
         logger.warning("no token: %s; try: %s", reason(error), hint)
     else:

@@ -76,7 +76,7 @@ class Deadline:
 NEVER = Deadline(math.inf, math.inf)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Margins:
     """The user's margins for refreshing; ``None`` means a fraction of each token's life.
 
@@ -88,7 +88,7 @@ class Margins:
     leeway: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class CachedToken:
     """A token in memory, and its deadlines.
 

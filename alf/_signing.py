@@ -38,7 +38,7 @@ Sign = Callable[[requests.PreparedRequest], requests.PreparedRequest]
 Flow = Generator[Sign, requests.Response, requests.Response]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Credentials:
     """The client's identifier and secret.
 

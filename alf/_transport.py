@@ -49,7 +49,7 @@ Session: Any = next(
 _FOREIGN_ERRORS = (HTTPError, HTTPException, ValueError, TypeError)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Exchange:
     """A response without secrets, and the secrets of its request, longest first."""
 
