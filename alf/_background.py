@@ -43,9 +43,8 @@ class _Workers:
                     self._start(now)
             except RuntimeError:
                 logger.debug("no thread for a job in the background", exc_info=True)
-                if job in self._jobs:
-                    self._jobs.remove(job)
-                    return False
+                self._jobs.remove(job)
+                return False
         return True
 
     def _start(self, now: float) -> None:

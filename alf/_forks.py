@@ -48,8 +48,7 @@ def forget_connections(session: requests.Session) -> None:
             # The same as unpickling: it keeps the settings and makes new pools.
             adapter.__setstate__(adapter.__getstate__())
     # A thread of the parent may have held the old one.
-    if hasattr(session.cookies, "_cookies_lock"):
-        session.cookies._cookies_lock = threading.RLock()
+    session.cookies._cookies_lock = threading.RLock()
 
 
 def _after_fork_in_child() -> None:

@@ -111,7 +111,7 @@ class Refusals:
             for other, known in list(self._origins.items()):
                 if not 0 <= now - known.refused_at <= _MEMORY:
                     del self._origins[other]
-            state = self._origins.setdefault(origin, _Origin(now))
+            state = self._origin(origin)
             state.refused_at = now
             is_new_here = token.access_token == state.fresh != state.accepted
             if is_new_here and not state.is_fresh_refused and not is_retry:
@@ -122,7 +122,7 @@ class Refusals:
         """A refusal has caused a token request. ``is_refused``: it returned the refused token."""
         now = self.clock.monotonic()
         with self._lock:
-            state = self._origins.setdefault(origin, _Origin(now))
+            state = self._origin(origin)
             if cached.sequence <= state.sequence:
                 return  # another call of the same flight has recorded it
             self._refill(state)
@@ -146,9 +146,7 @@ class Refusals:
     def may_request(self, origin: str) -> bool:
         """Whether a new token may be requested because of a refusal by this origin."""
         with self._lock:
-            state = self._origins.get(origin)
-            if state is None:
-                return True
+            state = self._origin(origin)
             self._refill(state)
             # A time before the request comes from another clock: a test had frozen time.
             is_paused = state.requested_at <= self.clock.monotonic() < state.paused_until
@@ -157,18 +155,19 @@ class Refusals:
     def is_flapping(self, origin: str) -> bool:
         """Whether the origin recently accepted a replacement: it may accept this token, too."""
         with self._lock:
-            state = self._origins.get(origin)
-            return state is not None and self._is_flapping(state)
+            return self._is_flapping(self._origin(origin))
 
     def warn(self, origin: str, message: str) -> None:
         """Log one WARNING per outage; the rest is logged at DEBUG."""
         with self._lock:
-            state = self._origins.get(origin)
-            is_warned = state is not None and state.is_warned
-            if state is not None:
-                state.is_warned = True
+            state = self._origin(origin)
+            is_warned, state.is_warned = state.is_warned, True
         level = logging.DEBUG if is_warned else logging.WARNING
         logger.log(level, message, origin, self.endpoint)
+
+    def _origin(self, origin: str) -> _Origin:
+        """What is known of the origin; nothing, if it was forgotten while a call was under way."""
+        return self._origins.setdefault(origin, _Origin(self.clock.monotonic()))
 
     def _is_flapping(self, state: _Origin) -> bool:
         return 0 <= self.clock.monotonic() - state.accepted_at < _MEMORY

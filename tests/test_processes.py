@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Api, Reply, Request, TokenServer
+from tests.servers import Api, Reply, Request, TokenServer, hang_up
 
 
 def require(name: str) -> None:
@@ -148,6 +148,31 @@ from requests.adapters import BaseAdapter
 client.mount("memory://", type("Memory", (BaseAdapter,), {"close": lambda self: None})())
 wait_for(in_child(lambda: client.get(api).raise_for_status()))
 client.get(api).raise_for_status()
+""",
+        tokens,
+        api,
+    )
+    assert len(tokens.requests) == 2
+
+
+@needs_fork
+def test_a_child_whose_first_connection_breaks_does_not_try_again(
+    tokens: TokenServer, api: Api
+) -> None:
+    tokens.replies = [lambda _request: tokens.granted(), hang_up]
+    run(
+        """
+import requests
+
+def renew():
+    try:
+        client.renew_token()
+    except requests.exceptions.ConnectionError:
+        os._exit(7)
+
+client.renew_token()
+child = in_child(renew)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 """,
         tokens,
         api,

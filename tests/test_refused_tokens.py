@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from alf import BearerTokenAuth, Client, TokenError
+from alf.events import Event, TokenRefused
 from tests.servers import Api, HangUp, Reply, Request, TokenServer, TurnedClock, hang_up
 
 MakeClient = Callable[..., Client]
@@ -586,6 +587,42 @@ def test_a_replacement_that_never_reached_the_api_is_no_refused_one(
     client.renew_token()
     tokens.alive.clear()
     assert client.get(api.url).status_code == 200
+
+
+def test_an_origin_may_be_forgotten_while_its_call_is_under_way(
+    make_client: MakeClient, tokens: TokenServer, api: Api, choosy: Api, clock: TurnedClock
+) -> None:
+    def meanwhile(request: Request) -> Reply:
+        if request.authorization != "Bearer token-2":
+            return Reply(401)
+        clock.turn(121)
+        assert client.get(choosy.url).status_code == 401
+        return Reply(200)
+
+    client = make_client(clock=clock)
+    api.script = meanwhile
+    assert client.get(api.url).status_code == 200
+
+
+def test_an_event_handler_may_have_an_origin_forgotten(
+    make_client: MakeClient,
+    tokens: TokenServer,
+    api: Api,
+    choosy: Api,
+    clock: TurnedClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def call_another(event: Event) -> None:
+        if isinstance(event, TokenRefused) and event.origin == api.url:
+            clock.turn(121)
+            assert client.get(choosy.url).status_code == 401
+
+    client = make_client(clock=clock, on_event=call_another)
+    client.ensure_token()
+    tokens.alive.clear()
+    assert client.get(api.url).status_code == 200
+    said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert any(text.startswith(f"{api.url} refused the token") for text in said)
 
 
 def test_what_is_long_past_is_not_held_against_an_origin(

@@ -99,6 +99,17 @@ def test_a_flight_that_takes_too_long_is_left_alone() -> None:
     assert flight.current == 3
 
 
+def test_a_flight_that_took_too_long_before_it_started_is_replaced() -> None:
+    flight, leads = make_flight(0.0), []
+    flight.replace(None, 1)
+    first = flight.start(1, lambda _land: 2, leads.append)
+    second = flight.start(1, lambda _land: 3, leads.append)
+    assert second is not first
+    for lead in leads:
+        lead()
+    assert flight.current == 3
+
+
 def test_a_flight_whose_thread_is_slow_to_start_is_taken_over() -> None:
     flight, leads = make_flight(), []
     flight.replace(None, 1)
@@ -406,6 +417,31 @@ def test_an_object_that_is_gone_is_not_called() -> None:
     register_after_fork(Short())
 
 
+GONE_MEANWHILE = """
+import os
+from alf._forks import register_after_fork
+
+class First:
+    def _after_fork(self): objects.clear()
+
+class Second:
+    def _after_fork(self): os._exit(1)
+
+objects = [First(), Second()]
+for each in objects: register_after_fork(each)
+del each
+child = os.fork()
+if child == 0:
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_an_object_that_another_one_lets_go_of_is_not_called() -> None:
+    subprocess.run([sys.executable, "-c", GONE_MEANWHILE], check=True, timeout=60)
+
+
 @pytest.fixture
 def no_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     start = threading.Thread.start
@@ -429,6 +465,27 @@ def test_without_a_thread_the_caller_does_the_job(
     client.ensure_token()
     clock.turn(2400)
     assert client.ensure_token().access_token == "token-2"
+
+
+NEVER_STARTED = """
+import threading
+from alf._background import run_in_background
+
+# As where green threads are patched in, and their loop has ended.
+threading.Thread.start = lambda thread: None
+assert run_in_background(lambda: None)
+"""
+
+
+def test_a_thread_that_never_started_does_not_keep_a_process_from_ending() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NEVER_STARTED],
+        check=True,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
 
 
 def test_four_jobs_run_at_once_and_the_others_after_them() -> None:

@@ -305,6 +305,24 @@ def test_a_lock_that_fails_is_not_waited_for_and_the_token_shared_without(
     assert len(storage.taken) == 1
 
 
+def test_a_lock_is_not_released_while_the_storage_is_left_alone() -> None:
+    class Failing(Locking):
+        works = True
+
+        def lock(self, name: str, timeout: float) -> Any:
+            if not self.works:
+                raise ConnectionError
+            return super().lock(name, timeout)
+
+    storage = Failing()
+    shared = TokenStorage(storage, "mine", max_duration=3)
+    with shared.exclusive(lambda _token: True, wait=False):
+        storage.works = False
+        with shared.exclusive(lambda _token: True, wait=False) as stored:
+            assert stored is None
+    assert not storage.given_back
+
+
 def test_an_interrupted_process_releases_its_lock(
     make_client: MakeClient, tokens: TokenServer
 ) -> None:

@@ -118,6 +118,31 @@ def test_a_storage_in_trouble_is_written_in_the_background(
     assert len(tokens.requests) == 1
 
 
+def test_a_token_that_was_replaced_meanwhile_is_not_stored_late(make_client: MakeClient) -> None:
+    class Meanwhile(TurnedClock):
+        """Somebody else acts between a caller's look at the token and what the caller does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.acts: list[Callable[[], object]] = []
+
+        def monotonic(self) -> float:
+            if self.acts:
+                self.acts.pop()()
+            return super().monotonic()
+
+    clock, storage = Meanwhile(), Faulty()
+    storage.set_error = ConnectionError()
+    client = make_client(token_storage=storage, clock=clock, token_refresh="blocking")
+    assert client.ensure_token().access_token == "token-1"
+    storage.set_error = None
+    clock.turn(2)
+    clock.acts = [client.renew_token]
+    assert client.ensure_token().access_token == "token-2"
+    assert json.loads(only(storage))["access_token"] == "token-2"
+    assert storage.calls.count("set") == 2
+
+
 def test_a_token_that_was_reset_is_not_brought_back_by_storing_it_late(
     tokens: TokenServer, clock: TurnedClock
 ) -> None:
