@@ -216,6 +216,30 @@ def test_a_token_is_exchanged_and_what_was_issued_is_said(
     assert (first.authorization or "").startswith("Basic ")
 
 
+def test_the_token_of_another_client_is_renewed_before_it_is_exchanged(
+    make_client: MakeClient, tokens: TokenServer, clock: TurnedClock
+) -> None:
+    front = make_client(client_id="front", clock=clock)
+    grant = exchange(lambda: front.ensure_token().access_token)
+    client = make_client(grant=grant, clock=clock)
+    assert client.ensure_token().access_token == "token-2"
+    clock.turn(3601)
+    assert client.ensure_token().access_token == "token-4"
+    forms = [request.form for request in tokens.requests]
+    assert [form.get("subject_token") for form in forms] == [None, "token-1", None, "token-3"]
+
+
+def test_the_error_of_that_client_is_the_callers_answer(
+    make_client: MakeClient, tokens: TokenServer, api: Api
+) -> None:
+    tokens.replies = [Reply(400, {"error": "invalid_scope"})]
+    front = make_client(client_id="front")
+    client = make_client(grant=exchange(lambda: front.ensure_token().access_token))
+    assert client.get(api.url).json() == {"error": "invalid_scope"}
+    assert len(tokens.requests) == 1
+    assert client.get(api.url).status_code == 200
+
+
 # -- The client --------------------------------------------------------------------------------
 
 
