@@ -1,4 +1,4 @@
-"""What an authorization server answers: its members, the error in it."""
+"""Reads the answers of an authorization server: their members and errors."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import requests
 
 from alf._redaction import shown
 
-#: Content types of forms; those after the first are used for anything.
+#: Content types of forms; all but the first are used for other things as well.
 _FORM_TYPES = ("application/x-www-form-urlencoded", "text/plain", "")
 
 _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 
-#: They take minutes for a mebibyte.
+#: These take minutes for a mebibyte.
 _SLOW_CODECS = ("idna", "punycode")
 
 
 class _Members(dict[str, Any]):
-    """The members of an answer; error reports, which show local variables, do not show them."""
+    """The members of an answer, hidden from error reports that show local variables."""
 
     __slots__ = ()
 
@@ -33,10 +33,10 @@ class _Members(dict[str, Any]):
 
 
 def read_members(response: requests.Response) -> dict[str, Any] | str:
-    """The members of the answer, or what the answer is instead.
+    """The members of the answer, or a description of an answer without members.
 
-    JSON and forms are recognised by what they are: servers send them under any content type, and
-    in any charset.
+    JSON and forms are recognised by their content, because servers send them with any content type
+    and in any charset.
     """
     content_type = Message()
     content_type["Content-Type"] = response.headers.get("Content-Type", "")
@@ -61,16 +61,16 @@ def read_members(response: requests.Response) -> dict[str, Any] | str:
 
 
 def _decodings(body: bytes, charset: str | None) -> Iterator[str]:
-    """What the text may be: by its byte order mark, by the declared charset, or as JSON looks."""
+    """The text decoded by its byte order mark, the declared charset, or the rules of JSON."""
     detected = json.detect_encoding(body)
     if charset is not None and not body.startswith(_BYTE_ORDER_MARKS):
-        with contextlib.suppress(LookupError, ValueError):  # a null character, for one
+        with contextlib.suppress(LookupError, ValueError):  # a null character, for example
             if codecs.lookup(charset).name not in _SLOW_CODECS:
                 yield body.decode(charset, "replace")
     yield body.decode(detected, "replace")
 
 
-#: Where servers put the error code and its description, beside RFC 6749 §5.2.
+#: Where servers put the error code and its description, besides RFC 6749 §5.2.
 _ERROR_CODES = ("error", "errorCode", "ErrorCode", "error_type", "errorcode", "code", "name")
 _ERROR_DESCRIPTIONS = (
     "error_description",
@@ -87,9 +87,9 @@ _ERROR_PARENTS = ("errors", "error", "fault", "response", "detail")
 def find_error(
     response: requests.Response, secrets: Collection[str] = ()
 ) -> tuple[str | None, str | None]:
-    """The error code and its description, where the answer has them.
+    """The error code and its description, if the answer has them.
 
-    :param secrets: what must not be shown: some gateways cite what they were sent.
+    :param secrets: texts that must not be shown: some gateways quote the request.
     """
     answer = read_members(response)
     return (None, None) if isinstance(answer, str) else _find_error(answer, secrets)

@@ -1,4 +1,4 @@
-"""What a storage can do: get, set with a time to live, and lock."""
+"""Finds out how to use a storage: get, set with a time to live, and lock."""
 
 from __future__ import annotations
 
@@ -24,45 +24,45 @@ __all__ = [
 
 logger = logging.getLogger("alf")
 
-#: An entry lives at most this long, in seconds: memcached takes a larger number for a date.
+#: The longest time to live in seconds: memcached takes a larger number for a date.
 LONGEST_TTL = 30 * 24 * 3600
 
-#: A longer value is not an entry: nothing tries to decode it.
+#: A longer value is not an entry and is not decoded.
 _LONGEST_VALUE = 256 * 1024
 
-#: What storages call the seconds for which an entry lives.
+#: The names that storages give to the time to live in seconds.
 _TTL_WORDS = ("ex", "ttl", "expire", "expires_in", "exptime", "timeout", "time")
 
-#: The same for packages whose signatures do not tell.
+#: The same for packages whose signatures do not show it.
 _HIDDEN_TTL_WORDS = {"flask_caching": "timeout", "pylibmc": "time", "pymemcache": "expire"}
 
 
 class Lock(Protocol):
-    """A lock that one of all processes can have, and that ends by itself.
+    """A lock among all processes that expires by itself.
 
-    A lock has a value, by which its holder is known; others can read it.
+    Its value identifies the holder; other processes can read it.
     """
 
     def take(self, name: str, value: str, seconds: int) -> bool:
-        """Take the lock for so many seconds at most; whether it was free."""
+        """Take the lock if it is free, for at most ``seconds``; return whether it was."""
         ...
 
     def holder(self, name: str) -> object:
-        """The value with which the lock was taken; something false if it is free or not known."""
+        """The value with which the lock was taken; something false if it is free or unknown."""
         ...
 
     def release(self, name: str, value: str) -> None:
-        """Release the lock, if it still has this value."""
+        """Release the lock if it still has this value."""
         ...
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A storage in alf's words.
+    """The operations of a storage.
 
-    ``look(key, name)`` gives an entry and the holder of a lock, with one command if possible;
-    ``delete`` is ``None`` if the storage cannot delete, ``lock`` is ``None`` if it has neither a
-    lock nor an atomic add.
+    ``look(key, name)`` returns an entry and the holder of a lock, with one command if possible.
+    ``delete`` is ``None`` if the storage cannot delete, and ``lock`` is ``None`` if it has neither
+    a lock nor an atomic add.
     """
 
     get: Callable[[str], object]
@@ -73,9 +73,10 @@ class Backend:
 
 
 def make_backend(storage: Any) -> Backend:
-    """See what the storage is able to do; nothing is sent.
+    """Find out what the storage can do, without a command to it.
 
-    Its methods are looked up at each call: Django's ``cache`` is another object in each thread.
+    Its methods are looked up at each call, because Django's ``cache`` is a different object in each
+    thread.
 
     :raises TypeError: it has neither ``get`` and ``set`` nor ``get`` and ``__setitem__``, or is
         one for asyncio.
@@ -118,7 +119,7 @@ def make_backend(storage: Any) -> Backend:
         return get(key), None if lock is None else lock.holder(name)
 
     if isinstance(lock, _RedisLock) and _find(storage, "mget_nonatomic") is None:
-        # The two keys of a cluster may be in different places.
+        # In a cluster the two keys may be on different nodes.
         look = lambda key, name: tuple(storage.mget([key, name]))  # noqa: E731
     return Backend(get, set_, delete, lock, look)
 
@@ -141,7 +142,7 @@ def _find_lock(storage: Any, delete: Callable[[str], object] | None) -> Lock | N
 
 
 class _AddLock:
-    """By ``add(key, value, ttl)``, which stores nothing if there is something."""
+    """A lock by ``add(key, value, ttl)``, which does not replace a stored value."""
 
     def __init__(self, storage: Any, delete: Callable[[str], object]) -> None:
         self._storage = storage
@@ -150,22 +151,22 @@ class _AddLock:
 
     def take(self, name: str, value: str, seconds: int) -> bool:
         answer = self._storage.add(name, value, **self._ttl_options(seconds))
-        # Clients that swallow their errors also say no: then nobody holds it.
+        # A client that swallows errors returns false as well; then the lock has no holder.
         return answer is None or bool(answer) or not self.holder(name)
 
     def holder(self, name: str) -> object:
         return self._storage.get(name)
 
     def release(self, name: str, value: str) -> None:
-        # If it expires between the two, the next holder loses it: at worst there is one more
-        # token request.
+        # If it expires in between, the next holder loses it. The worst result is one more token
+        # request.
         held = self.holder(name)
         if held and as_text(held) == value:
             self._delete(name)
 
 
 class _RedisLock(_AddLock):
-    """By Redis' ``SET NX``; released by a script, or without one if the server runs none."""
+    """A lock by Redis' ``SET NX``; released by a script if the server allows that."""
 
     _SCRIPT = """
 if redis.call("get", KEYS[1]) == ARGV[1] then return redis.call("del", KEYS[1]) end
@@ -190,14 +191,14 @@ return 0
             super().release(name, value)
             self._has_scripts = False
             logger.warning(
-                "token storage: Redis runs no scripts for this user; the lock %s is released "
+                "token storage: Redis allows this user no scripts; the lock %s is released "
                 "with GET and DEL",
                 name,
             )
 
 
 class _LockObjects:
-    """By the lock objects that ``lock(name, timeout)`` makes."""
+    """A lock by the lock objects that ``lock(name, timeout)`` makes."""
 
     def __init__(self, storage: Any) -> None:
         self._storage = storage
@@ -212,7 +213,7 @@ class _LockObjects:
 
     def holder(self, name: str) -> object:
         del name
-        return None  # the value of the lock is its maker's
+        return None  # the storage's own lock objects choose the value
 
     def release(self, name: str, value: str) -> None:
         del name
@@ -249,12 +250,12 @@ class ProcessLocks:
                 del self._held[name]
 
 
-#: For storages that have no lock: at least the Clients of one process request one token.
+#: For storages without a lock: at least the Clients of one process share a request.
 PROCESS_LOCKS = ProcessLocks()
 
 
 def _ttl_options(storage: Any, name: str) -> Callable[[int], dict[str, Any]]:
-    """The keyword arguments that give an entry so many seconds to live; none, if none do."""
+    """Makes the keyword arguments for a time to live; empty if the method has no such argument."""
     method = _Method(storage, name)
     word = next((word for word in _TTL_WORDS if word in method.parameters), None)
     if word is None and method.is_silent:
@@ -266,18 +267,18 @@ def _ttl_options(storage: Any, name: str) -> Callable[[int], dict[str, Any]]:
 
 
 def _reply_options(storage: Any, name: str) -> dict[str, Any]:
-    """pymemcache waits for memcached's answer only where it is told to."""
+    """The arguments with which pymemcache waits for memcached's answer."""
     return {"noreply": False} if _Method(storage, name).package == "pymemcache" else {}
 
 
 class _Method:
-    """What is to be known of a storage's method.
+    """Describes a method of a storage.
 
-    :ivar package: the package that it comes from; of a proxy, such as Django's ``cache``, the
-        one behind it.
-    :ivar parameters: the names by which its arguments can be given. Where it takes ``**kwargs``,
-        those of the methods that it overrides count, too.
-    :ivar is_silent: whether it may take others than these.
+    :ivar package: the package that it comes from; for a proxy, such as Django's ``cache``, that of
+        the object behind it.
+    :ivar parameters: the names of its arguments; with ``**kwargs`` also those of the methods that
+        it overrides.
+    :ivar is_silent: whether it may take other arguments.
     """
 
     def __init__(self, storage: Any, name: str) -> None:
@@ -289,7 +290,7 @@ class _Method:
         for candidate in (method, *(vars(kind).get(name) for kind in owner.__mro__)):
             try:
                 parameters = inspect.signature(candidate).parameters.values()  # type: ignore[arg-type]
-            except (TypeError, ValueError):  # there is none, or it is written in C
+            except (TypeError, ValueError):  # no such method, or one written in C
                 continue
             self.parameters.update(
                 parameter.name
@@ -304,13 +305,13 @@ class _Method:
 def _find(storage: Any, name: str) -> Callable[..., Any] | None:
     try:
         method = getattr(storage, name)
-    except Exception:  # diskcache's FanoutCache asserts that there is one
+    except Exception:  # diskcache's FanoutCache asserts that the value exists
         return None
     return method if callable(method) else None
 
 
 def as_text(value: object) -> str:
-    """A stored text: some storages give bytes for the string that they were given.
+    """Check a stored text. Some storages return bytes for a str.
 
     :raises TypeError: it is something else; ``bytes(n)`` would allocate ``n`` bytes.
     :raises ValueError: it is too long, or not UTF-8.
@@ -325,7 +326,7 @@ def as_text(value: object) -> str:
 
 
 class PickledStorage:
-    """Stands for a storage in the state of a Client; says what to do if it cannot be pickled."""
+    """Replaces a storage while a Client is pickled; explains what to do if that fails."""
 
     def __init__(self, storage: Any) -> None:
         self.storage = storage
@@ -341,9 +342,9 @@ class PickledStorage:
         except Exception as error:
             kind = type(self.storage)
             message = (
-                f"token_storage cannot be pickled, and so the Client cannot: a {kind.__module__}."
-                f"{kind.__qualname__} ({error}); make a Client in each process instead, such as in "
-                "the initializer of a process pool"
+                "the Client cannot be pickled because its token_storage cannot: a "
+                f"{kind.__module__}.{kind.__qualname__} ({error}); make a Client in each process "
+                "instead, such as in the initializer of a process pool"
             )
             raise TypeError(message) from error
         return (type(self), (self.storage,))

@@ -1,4 +1,4 @@
-"""Short jobs in threads of their own, which the end of the process waits for briefly."""
+"""Runs short jobs in threads; the end of the process waits for them briefly."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ logger = logging.getLogger("alf")
 
 Job = Callable[[], object]
 
-#: Jobs that run at the same time. One that runs longer than these seconds does not count.
+#: At most this many jobs run at a time, not counting those that run for longer than these seconds.
 _MOST_AT_ONCE = 4
 _SLOW = 5.0
 
-#: Seconds that the end of the process waits for jobs under way, all together. A renewal that is
-#: cut off has cost a token request, and may leave a lock behind.
+#: Seconds in all that the end of the process waits for running jobs. A renewal that is cut off has
+#: wasted a token request and may leave a lock behind.
 _GRACE = 1.0
 
 
 class _Workers:
-    """Daemon threads that run jobs, and end when there are none left."""
+    """Daemon threads that run jobs and end when no job is left."""
 
     def __init__(self) -> None:
         self._after_fork()
@@ -61,7 +61,7 @@ class _Workers:
             raise
 
     def wait(self, seconds: float) -> None:
-        """Wait until no job is left, for so many seconds at most."""
+        """Wait until no job is left, for at most this many seconds."""
         deadline = time.monotonic() + seconds
         for thread in list(self._running):
             if thread.is_alive():
@@ -82,14 +82,14 @@ class _Workers:
     def _next_job(self, me: threading.Thread) -> Job | None:
         with self._lock:
             if not self._jobs:
-                # Under the same lock: the next caller starts a thread for its job.
+                # Under the same lock, so that the next caller starts a thread for its job.
                 self._running.pop(me, None)
                 return None
             self._running[me] = time.monotonic()
             return self._jobs.popleft()
 
     def _after_fork(self) -> None:
-        # Re-entrant, for a signal handler may come here from within.
+        # Re-entrant, because a signal handler may interrupt this very code.
         self._lock = threading.RLock()
         self._jobs: deque[Job] = deque()
         self._running: dict[threading.Thread, float] = {}
@@ -101,8 +101,8 @@ _workers = _Workers()
 def run_in_background(job: Job) -> bool:
     """Run the job in a daemon thread.
 
-    :returns: whether a thread will run it. If not, the caller has to: there are no more threads,
-        the interpreter is shutting down, or it is a subinterpreter without daemon threads.
+    :returns: whether a thread will run it. If not, the caller must: there are too many threads, the
+        interpreter is shutting down, or it is a subinterpreter without daemon threads.
     """
     return _workers.submit(job)
 

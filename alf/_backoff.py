@@ -1,4 +1,4 @@
-"""Pauses between tries: jittered, and longer with each failure in a row."""
+"""Pauses after failures: random, and longer with each failure in a row."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["Backoff", "Pause", "jittered"]
 
 
 def jittered(seconds: float) -> float:
-    """A random time between half of these seconds and all of them, so that a fleet spreads out."""
+    """A random part of the seconds, at least half, so that a fleet does not act at once."""
     return random.uniform(seconds / 2, seconds)  # noqa: S311
 
 
 class Pause:
     """A time in which something is not tried.
 
-    A clock that shows a time before the pause began is another clock: a test had frozen time, for
-    example. Then the pause is over, instead of lasting for decades.
+    If the clock shows a time before the pause began, it is another clock: a test had frozen time,
+    for example. Then the pause is over instead of lasting for decades.
 
     :param clock: the clock to measure the pause with.
     """
@@ -38,7 +38,7 @@ class Pause:
         return self._began_at <= self._clock.monotonic() < self.until
 
     def begin(self, seconds: float) -> None:
-        """Pause for so many seconds from now on."""
+        """Pause for this many seconds from now on."""
         self._began_at = self._clock.monotonic()
         self.until = self._began_at + seconds
 
@@ -85,13 +85,13 @@ class Backoff:
         return self._pause.until
 
     def fail(self, at_least: float = 0.0) -> float:
-        """Note a failure.
+        """Record a failure.
 
-        :param at_least: seconds to pause at least, such as a ``Retry-After``.
+        :param at_least: the shortest pause in seconds, such as a ``Retry-After``.
         :returns: when the pause ends, in monotonic time.
         """
         self._failures += 1
-        # Beyond 2**32 every pause is the longest; an int of any size would overflow a float.
+        # Beyond 2**32 every pause is the longest; larger exponents would overflow a float.
         exponent = min(self._failures - self._free - 1, 32)
         pause = 0.0
         if exponent >= 0:
@@ -100,6 +100,6 @@ class Backoff:
         return self.paused_until
 
     def succeed(self) -> None:
-        """Note a success: the streak ends."""
+        """Record a success, which ends the streak."""
         self._failures = 0
         self._pause.end()

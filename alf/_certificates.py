@@ -1,4 +1,4 @@
-"""A client certificate: the files that requests reads it from."""
+"""Client certificates, as files that requests reads."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE---
 
 
 def check_cert(cert: Any) -> Any:
-    """A client certificate as requests takes it.
+    """Check a client certificate in the form that requests takes.
 
     :raises TypeError: it is neither a path nor a pair of paths (certificate, key).
-    :raises ValueError: it is the certificate or the key itself.
+    :raises ValueError: it is the text of a certificate or key.
     """
     is_pair = isinstance(cert, tuple) and len(cert) == 2
     paths: tuple[Any, ...] = cert if is_pair else (cert,)
@@ -33,14 +33,14 @@ def check_cert(cert: Any) -> Any:
     texts = tuple(os.fspath(path) for path in paths)
     if any("-----BEGIN" in text for text in texts):
         message = (
-            "token_cert must be the path of a file, or a pair of paths, got what is in the file"
+            "token_cert must be the path of a file, or a pair of paths, got the content of a file"
         )
         raise ValueError(message)
     return texts if is_pair else texts[0]
 
 
 def thumbprint(cert: str | tuple[str, str]) -> str:
-    """The certificate's SHA-256 thumbprint (RFC 8705 §3.1), or its path if unreadable."""
+    """The certificate's SHA-256 thumbprint (RFC 8705 §3.1), or its path if it cannot be read."""
     path = cert[0] if isinstance(cert, tuple) else cert
     try:
         found = _CERTIFICATE.search(Path(path).read_text("ascii", "replace"))

@@ -14,10 +14,10 @@ from alf.grants import Grant
 
 __all__ = ["check_headers", "token_form"]
 
-#: RFC 3986 §4.3, as far as it matters: a scheme, something, and no fragment.
+#: Simplified from RFC 3986 §4.3: a scheme and anything else but a fragment.
 _ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^#\s]+")
 
-#: RFC 9110 §5.1 and §5.5, and what http.client can write.
+#: RFC 9110 §5.1 and §5.5, within what http.client can send.
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"([!-~\xa0-\xff]([\t -~\xa0-\xff]*[!-~\xa0-\xff])?)?")
 
@@ -30,17 +30,17 @@ def token_form(
     client_auth: ClientAuth | None = None,
     grant: Grant | None = None,
 ) -> list[tuple[str, str]]:
-    """The pairs of the token request's form, those without a value left out (RFC 6749 §3.2).
+    """The pairs of the token request's form, without empty ones (RFC 6749 §3.2).
 
     :param scope: the scope to request, or its names (RFC 6749 §3.3).
     :param audience: the API that the token is for.
     :param resource: the absolute URI, or URIs, of the API that the token is for (RFC 8707 §2).
-    :param token_params: all else; ``grant_type`` replaces ``client_credentials``.
-    :param client_auth: what adds parameters of its own; ``None``: it is not known yet.
-    :param grant: what the token is granted for; ``None``: the client credentials.
-    :raises TypeError: one is of the wrong type.
-    :raises ValueError: a parameter is given twice, is for ``client_auth`` or ``grant`` to
-        send, or is a ``resource`` that is not an absolute URI without a fragment.
+    :param token_params: other parameters; ``grant_type`` replaces ``client_credentials``.
+    :param client_auth: adds its own parameters; ``None`` if not known yet.
+    :param grant: the grant; ``None``: client credentials.
+    :raises TypeError: an argument is of the wrong type.
+    :raises ValueError: a parameter is given twice, or is one that ``client_auth`` or ``grant``
+        sends, or a ``resource`` is not an absolute URI without a fragment.
     """
     if not isinstance(audience, (str, NoneType)):
         message = f"audience must be a str, got {audience!r}"
@@ -61,15 +61,15 @@ def token_form(
     extra = _pairs(token_params)
     for name, _ in extra:
         if name in signed:
-            message = f"token_params must not hold {name}: client_auth is what sends it"
+            message = f"token_params must not hold {name}: client_auth sends it"
             if name.startswith("client_assertion"):
                 message += ", such as alf.client_auth.ClientAssertion"
             raise ValueError(message)
         if name in granted:
-            message = f"token_params must not hold {name}: grant is what sends it"
+            message = f"token_params must not hold {name}: grant sends it"
             raise ValueError(message)
         if name in given:
-            message = f"{name} is given twice: as an argument and in token_params"
+            message = f"{name} is given twice, as an argument and in token_params"
             raise ValueError(message)
     if grant is not None:
         form[:0] = grant.fixed_form
@@ -82,7 +82,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """Headers for the token request.
 
     :raises TypeError: they are not a mapping of str to str.
-    :raises ValueError: one cannot be sent, or is for ``client_auth`` to write.
+    :raises ValueError: one cannot be sent, or is one that ``client_auth`` sets.
     """
     if headers is None:
         return {}
@@ -93,7 +93,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
         raise TypeError(message)
     for name, value in headers.items():
         if name.lower() in ("authorization", "dpop"):
-            message = f"token_headers must not hold {name}: client_auth is what writes it"
+            message = f"token_headers must not hold {name}: client_auth sets it"
             raise ValueError(message)
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
             message = f"token_headers: {name!r} is not a valid header name, or has an invalid value"
@@ -102,7 +102,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _texts(name: str, value: str | Sequence[str] | None) -> list[str]:
-    """The texts that an argument for one or several of them holds."""
+    """The texts in an argument that takes one or several."""
     if value is None:
         return []
     texts = [value] if isinstance(value, str) else value

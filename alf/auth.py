@@ -1,4 +1,4 @@
-"""Auth objects for requests, which write a token on a request: ``auth=``."""
+"""Auth objects for requests (``auth=``), which add a token to a request."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ __all__ = ["BearerTokenAuth", "ClientCredentialsAuth", "NoAuth"]
 
 logger = logging.getLogger("alf")
 
-#: Tokens that are recognised by their text where a request lost what alf wrote.
+#: Tokens that are recognised by their text when a request has lost the header object.
 _MOST_KNOWN = 16
 
 
 class TokenHeader(str):
-    """An ``Authorization`` header that alf wrote: the token in it, and on whose behalf.
+    """An ``Authorization`` header written by alf, with its token and its auth object.
 
-    requests copies header values by reference, and removes or replaces those that must not go
-    on: a request whose header is still such an object is one that carries our token.
+    requests copies header values by reference, and removes or replaces those that must not be sent
+    on. So a request whose header is still this object carries our token.
     """
 
     __slots__ = ("owner", "token")
@@ -54,19 +54,19 @@ class TokenHeader(str):
         return f"'{self.token.token_type} ***'"
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        # A pickled request carries its header like any other, and no more than that.
+        # A pickled request keeps its header as a plain str.
         return (str, (str(self),))
 
 
 class BearerTokenAuth(AuthBase):
-    """Writes ``Authorization: Bearer …`` (RFC 6750 §2.1) on a request of any Session.
+    """Adds ``Authorization: Bearer …`` (RFC 6750 §2.1) to a request of any Session.
 
     :param access_token: the token: a string, a :class:`~alf.tokens.Token`, or a callable that
         returns one of these and is called for each request.
-    :param hosts: the hosts that may see the token, as ``token_hosts`` of a Client; ``None``: every
-        host that a request is sent to.
-    :raises ValueError: not a non-empty string of visible ASCII, or not a host name.
-    :raises TypeError: of another type than these.
+    :param hosts: the hosts that get the token, as ``token_hosts`` of a Client; ``None``: all.
+    :raises ValueError: the token is not a non-empty string of visible ASCII, or a host name is not
+        valid.
+    :raises TypeError: an argument is of another type.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class BearerTokenAuth(AuthBase):
         access_token = masked(access_token)
         self._source = access_token if callable(access_token) else None
         self._hosts = None if hosts is None else _token_hosts(hosts)
-        #: Tells this object's headers from others without holding on to what it knows.
+        #: Identifies this object's headers without a reference to the object.
         self._owner = object()
         if not callable(access_token):
             self._header = TokenHeader(_as_token(access_token), self._owner)
@@ -91,12 +91,12 @@ class BearerTokenAuth(AuthBase):
         return request
 
     def allows(self, url: str | None) -> bool:
-        """Whether this prepared URL may see the token."""
+        """Whether this prepared URL gets the token."""
         return self._hosts is None or self._hosts.allow(url)
 
 
 class _Identity(Protocol):
-    """What a Client is to its auth object."""
+    """What an auth object needs of its Client."""
 
     _dpop_key: DPoPKey | None
 
@@ -107,7 +107,7 @@ class _Identity(Protocol):
 
 
 class _WrittenToken(AuthBase):
-    """Writes one token on requests, whatever their URL; its Client heals what is refused."""
+    """Adds one token to requests for any URL; its Client handles refusals."""
 
     __slots__ = ("header", "token")
 
@@ -121,23 +121,23 @@ class _WrittenToken(AuthBase):
 
 
 class ClientCredentialsAuth(BearerTokenAuth):
-    """``client.auth``: a Client's token on a request of any Session, or of none.
+    """``client.auth``: adds a Client's token to requests of any Session.
 
     >>> requests.get("https://api.example.com/reports", auth=client.auth)
 
-    A token is requested if there is no good one; if the API refuses it the request is sent again
-    with another, as a Client does it, and the refused response is in ``response.history``. It
-    can be copied and pickled, and takes the options of its Client along.
+    It requests a token if there is no good one. If the API refuses the token, the request is sent
+    again with another, as by a Client, and the refused response is in ``response.history``. It can
+    be copied and pickled, together with the options of its Client.
 
-    :raises TokenError: there is no token, when a request is prepared. A token that could not be
-        renewed after a refusal leaves the API's answer as it is, and one WARNING.
+    :raises TokenError: no token could be obtained when a request was prepared. If none can be
+        obtained after a refusal, the API's answer is returned and one WARNING is logged.
     """
 
     def __init__(self, client: _Identity, hosts: Hosts | None) -> None:
         super().__init__(client.ensure_token, hosts)
         self._client = client
         self._written: _WrittenToken | None = None
-        #: The headers that were written last.
+        #: The last headers that it wrote.
         self._known: tuple[TokenHeader, ...] = ()
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -151,11 +151,11 @@ class ClientCredentialsAuth(BearerTokenAuth):
 
     @property
     def has_written(self) -> bool:
-        """Whether a token has been written before."""
+        """Whether this object has written a header before."""
         return self._written is not None
 
     def with_token(self, token: Token) -> AuthBase:
-        """An auth object that writes this very token, on behalf of this one."""
+        """An auth object that adds this token on behalf of this object."""
         written = self._written
         if written is None or written.token is not token:
             written = _WrittenToken(token, self._owner)
@@ -165,7 +165,7 @@ class ClientCredentialsAuth(BearerTokenAuth):
         return written
 
     def write(self, request: requests.PreparedRequest, token: Token) -> None:
-        """Write the token on the request, and a proof of the key that it is bound to."""
+        """Add the token to the request, and the proof if it is bound to a key."""
         self.with_token(token)(request)
         if self._client._dpop_key is not None:
             self._client._dpop_key.attach_proof(request, token)
@@ -173,8 +173,8 @@ class ClientCredentialsAuth(BearerTokenAuth):
     def token_on(self, request: requests.PreparedRequest) -> Token | None:
         """The token that this object wrote on this request, if it is still there.
 
-        Tools copy headers, and a pickled request has plain ones: the same text is still our
-        token, unless another auth object has written it.
+        Tools copy headers, and a pickled request has plain ones. The same text still is our token,
+        unless another auth object wrote it.
         """
         header: Any = request.headers.get("Authorization")
         if isinstance(header, TokenHeader):
@@ -204,7 +204,7 @@ class ClientCredentialsAuth(BearerTokenAuth):
         *,
         can_send_again: bool,
     ) -> Token | None:
-        """The token to send the request with once more; ``None``: the refusal stands.
+        """The token to send the request with once more; ``None`` if the refusal is final.
 
         Raises as :meth:`Healing.next_token`.
         """
@@ -214,7 +214,7 @@ class ClientCredentialsAuth(BearerTokenAuth):
         return healing.next_token(refused, can_send_again=can_send_again)
 
     def heal(self, response: requests.Response, settings: dict[str, Any]) -> requests.Response:
-        """The response to show in place of this one, on a Session that knows nothing of alf."""
+        """The response to return instead of this one, on a Session that is not a Client."""
         request = response.request
         token = self.token_on(request)
         healing = Healing(self._client.manager, origin_of(request.url))
@@ -242,8 +242,8 @@ class ClientCredentialsAuth(BearerTokenAuth):
         self, refused: requests.Response, token: Token, settings: dict[str, Any]
     ) -> requests.Response:
         request = refused.request
-        # The Session goes on with the request that it has: it carries the new token in what
-        # follows, redirects for example. The refused response shows what was refused.
+        # The Session keeps using its request, for redirects for example, so that gets the new
+        # token. The refused response gets a copy of what was refused.
         refused.request = request.copy()
         if settings.get("stream"):
             discard(refused)
@@ -258,10 +258,10 @@ class ClientCredentialsAuth(BearerTokenAuth):
 
 
 class HealingHook:
-    """The response hook by which a request heals on a Session that knows nothing of alf.
+    """The response hook that replaces a refused token on a Session that is not a Client.
 
-    A request that is pickled leaves it behind. It does not hold on to the auth object either: no
-    secret can be reached from a request or a response.
+    It is not pickled with a request. It has no reference to the auth object, so that no secret
+    can be reached from a request or response.
     """
 
     __slots__ = ("_auth",)
@@ -293,9 +293,9 @@ def _do_nothing(_response: requests.Response, **_settings: Any) -> None:
 
 
 class NoAuth(AuthBase):
-    """``auth=NoAuth()``: this call goes without the token, and without a ``.netrc`` entry.
+    """``auth=NoAuth()``: this call is sent without the token and without a ``.netrc`` entry.
 
-    For the target of a redirect requests looks into ``.netrc`` all the same.
+    For the target of a redirect, however, requests does look into ``.netrc``.
     """
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:

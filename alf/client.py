@@ -1,4 +1,4 @@
-"""The Session that always has a token; how tokens are requested is not its concern."""
+"""The Session that sends the token with each request. Others request it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "ClientOptions", "Health"]
 
-#: What requests.Session.request takes by position, after method and URL.
+#: The positional parameters of requests.Session.request after method and URL.
 _REQUEST_ARGUMENTS: tuple[str, ...] = (
     "params",
     "data",
@@ -61,7 +61,7 @@ _REQUEST_ARGUMENTS: tuple[str, ...] = (
 
 _NO_AUTH = NoAuth()
 
-#: Options that are places or functions, not settings.
+#: Options that are objects or functions rather than settings.
 _PLACES = (
     "token_storage",
     "token_session",
@@ -72,7 +72,7 @@ _PLACES = (
     "on_event",
 )
 
-#: Options in which the Clients of one identity may differ.
+#: Options that may differ between the Clients of one identity.
 _OWN_OPTIONS = {
     "grant",
     "scope",
@@ -84,7 +84,7 @@ _OWN_OPTIONS = {
     "token_settle_time",
 }
 
-#: An argument that was left out.
+#: Marks an argument that was left out.
 _SAME: Any = object()
 
 _C = TypeVar("_C", bound="Client")
@@ -127,10 +127,10 @@ class ClientOptions(TypedDict, total=False):
 class Client(requests.Session):
     """A :class:`requests.Session` that always has a good token.
 
-    Everything that requests says of a Session holds. Before the first request it requests a
-    token with the client credentials grant (RFC 6749 §4.4); it goes out with every request as
-    ``Authorization: Bearer …`` (RFC 6750 §2.1), is renewed before it expires, and where an API
-    refuses it with a 401, a new one is requested and the request is sent once more.
+    It behaves like any Session of requests. Before its first request it requests a token with the
+    client credentials grant (RFC 6749 §4.4). It sends the token with every request as
+    ``Authorization: Bearer …`` (RFC 6750 §2.1) and renews it before it expires. If an API refuses
+    the token with a 401, it requests a new one and sends the request once more.
 
     >>> client = Client(
     ...     token_endpoint="https://id.example.com/token",
@@ -139,74 +139,72 @@ class Client(requests.Session):
     ... )
 
     :param token_endpoint: URL of the token endpoint.
-    :param issuer: the issuer's URL, in place of ``token_endpoint``: its metadata says where that
-        is, and how clients may say who they are (RFC 8414, or OpenID Connect). It is read when
-        the first token is requested, and daily from then on.
-    :param revocation_endpoint: URL of the revocation endpoint, for :meth:`revoke_token`; an
-        issuer may say it.
-    :param client_id: the client's identifier. Only a ``grant`` may do without a client.
-    :param client_secret: the client's secret, or a callable that returns it and is called for
-        each token request, for secrets that change.
+    :param issuer: the issuer's URL instead of ``token_endpoint``. Its metadata name the endpoints
+        and the methods of client authentication (RFC 8414, or OpenID Connect). They are read with
+        the first token request, and daily from then on.
+    :param revocation_endpoint: URL of the revocation endpoint, for :meth:`revoke_token`. By default
+        it comes from the issuer's metadata.
+    :param client_id: the client's identifier. Only with a ``grant`` it may be left out.
+    :param client_secret: the client's secret; or, for a secret that changes, a callable that
+        returns it and is called for each token request.
     :param client_auth: how the client authenticates (RFC 6749 §2.3): ``"client_secret_basic"``
         (default), ``"client_secret_post"``, ``"client_secret_jwt"``, ``"tls_client_auth"``,
         ``"none"``, an object of :mod:`alf.client_auth` such as
         :class:`~alf.client_auth.PrivateKeyJWT` or
-        :class:`~alf.client_auth.ClientAssertion`, or what requests takes as ``auth``: a pair, a
-        callable.
-    :param grant: what the token is granted for, in place of client credentials: an object of
-        :mod:`alf.grants`. Without ``client_id``, ``client_secret`` and ``client_auth`` the request
-        says nothing of a client.
+        :class:`~alf.client_auth.ClientAssertion`, or anything that requests takes as ``auth``: a
+        pair or a callable.
+    :param grant: a grant other than client credentials: an object of :mod:`alf.grants`. Without
+        ``client_id``, ``client_secret`` and ``client_auth`` the request names no client.
     :param scope: the scope to request: a string, or a sequence of names (RFC 6749 §3.3).
     :param audience: the API that the token is for, if the server expects this parameter.
     :param resource: the URI of the API that the token is for, or a sequence of these (RFC 8707).
     :param token_params: other parameters of the token request, a mapping or pairs. A
-        ``grant_type`` takes the place of ``client_credentials``.
-    :param token_headers: other headers of the token request.
+        ``grant_type`` replaces ``client_credentials``.
+    :param token_headers: additional headers of the token request.
     :param token_cert: the client certificate for the token request: a path, or a pair of paths
-        (certificate, key). By default it is this Client's ``cert``.
-    :param dpop: ``True`` has tokens bound to a new key (DPoP, RFC 9449), and each request
-        carries a proof that its sender has the key. A key in place of ``True`` binds them to that
-        one: a :class:`~alf.dpop.DPoPKey`, or what makes one. Only a key that was
-        given travels with a pickled Client.
+        (certificate, key). The default is this Client's ``cert``.
+    :param dpop: ``True`` binds tokens to a new key (DPoP, RFC 9449): each request carries a proof
+        that its sender has the key. A :class:`~alf.dpop.DPoPKey`, or its ``key`` argument, binds
+        them to that key. Only such a key is pickled with the Client.
     :param token_storage: where to share the token with other processes: any object with
         ``get(key)`` and ``set(key, value)``, or a mutable mapping.
-    :param token_storage_key: the key of the token's entry in ``token_storage``. By default one
-        that differs for every different token.
-    :param token_retry: how to retry the token request: a number of retries, for connections that
-        fail and for 429, 500, 502, 503 and 504, with growing pauses; or urllib3's ``Retry``, which
-        means what it says. By default there are none.
+    :param token_storage_key: the key of the token's entry in ``token_storage``. The default differs
+        for every different token.
+    :param token_retry: how to retry the token request: a number of retries after failed connections
+        and 429, 500, 502, 503 and 504, with growing pauses; or urllib3's ``Retry``, which is used
+        unchanged. By default there are no retries.
     :param token_retries: the name of ``token_retry`` in alf 0.7.
-    :param token_timeout: seconds that a token request may take in all, or a pair: seconds to
-        connect, and seconds for the rest (default: 10). Each retry has as much again; none begins
-        after 5 minutes. The lookup of the host's name is not limited.
+    :param token_timeout: seconds that a token request may take in all (default: 10), or a pair:
+        seconds to connect, and for the rest. Each retry may take as long again; none begins after
+        5 minutes. The lookup of the host name is not limited.
     :param token_request_params: a dict with the ``timeout`` of the token request, as in alf 0.7.
-    :param token_session: the Session for token requests. By default alf has one of its own that
-        follows this Client's ``verify``, ``cert``, ``proxies`` and ``trust_env``.
-    :param token_hosts: the hosts that may see the token, such as ``["api.example.com",
-        "*.internal.example.com"]``; by default every host that is called. A name stands for
-        https on any port, and on loopback for http, too. ``"http://api.internal:8080"`` stands
-        for this scheme, host and port (without a port: the scheme's default).
+    :param token_session: the Session for token requests. By default alf uses one of its own, with
+        this Client's ``verify``, ``cert``, ``proxies`` and ``trust_env``.
+    :param token_hosts: the hosts that get the token, such as ``["api.example.com",
+        "*.internal.example.com"]``; by default every host that is called. A bare name allows
+        https on any port, and on loopback also http. ``"http://api.internal:8080"`` allows only
+        this scheme, host and port (without a port: the scheme's default).
     :param token_refresh: who renews a token that will soon expire: ``"background"``, a thread
         (default), or ``"blocking"``, one of the callers.
-    :param token_refresh_window: seconds before its end in which a token is refreshed, while calls
-        go on with it: by default the server's ``refresh_in`` says when, or else it is the last
-        three eighths of the token's life, 22 minutes at most, opened up to a quarter earlier at
-        random. 0 for servers on which a new token kills the old one.
-    :param token_leeway: seconds before its end from which on a token counts as expired: by
-        default a twentieth of its life, 10 seconds at most. Neither is more than half the life.
+    :param token_refresh_window: a token is refreshed in its last so-many seconds, while calls go on
+        using it. By default it is refreshed at the server's ``refresh_in``, or else in the last
+        three eighths of its life, 22 minutes at most, starting up to a quarter earlier at
+        random. Give 0 for servers on which a new token kills the old one.
+    :param token_leeway: a token counts as expired this many seconds before its end: by default a
+        twentieth of its life, 10 seconds at most. Both are cut to half of the life.
     :param token_settle_time: seconds that the API may take to know a new token (default: 0). A
         token that is refused earlier is tried once more before a new one is requested.
-    :param on_event: called with what happens to tokens, for metrics: see :mod:`alf.events`. It is
-        called in the thread where that happens, and what it raises is logged.
-    :param raise_token_error: whether an error response of the token endpoint is raised as a
-        :class:`~alf.tokens.TokenError` (default: no, it is returned).
+    :param on_event: called with events, for metrics: see :mod:`alf.events`. It runs in the thread
+        that caused the event. Its exceptions are logged.
+    :param raise_token_error: whether to raise the token endpoint's error responses as
+        :class:`~alf.tokens.TokenError` instead of returning them (default: no).
     :raises TypeError: an argument is missing, unknown or of the wrong type.
     :raises ValueError: an argument does not have a usable value.
     """
 
     #: The class that manages the token: :class:`~alf.managers.TokenManager`, or one with its
-    #: ``get_token()`` and ``reset_token()``. It is called with the token's keyword arguments
-    #: that the Client was given.
+    #: ``get_token()`` and ``reset_token()``. It is called with those keyword arguments of the
+    #: Client that concern tokens.
     token_manager_class: Any = TokenManager
 
     __attrs__: list[str] = [  # noqa: RUF012
@@ -256,7 +254,7 @@ class Client(requests.Session):
         raise_token_error: bool = False,
     ) -> None:
         super().__init__()
-        # Error reports show local variables; these do not show their value.
+        # Error reports show local variables; these hide their value.
         client_secret, token_params, token_headers = map(
             masked, (client_secret, token_params, token_headers)
         )
@@ -268,10 +266,10 @@ class Client(requests.Session):
             client_auth = masked(client_auth)
         self.raise_token_error = raise_token_error
         if not isinstance(dpop, bool):
-            # A key that was given travels with a pickled Client, in a form that can be pickled.
+            # The user's key is pickled with the Client, in a form that can be pickled.
             dpop = as_dpop_key(dpop)
         given = locals()
-        # Only what was given: a manager of the user's own need not know the rest.
+        # Only the given ones: the user's own manager class may not know the others.
         self._token_options = {
             name: given[name] for name in OPTION_NAMES if given[name] is not None
         }
@@ -286,7 +284,7 @@ class Client(requests.Session):
         manager: TokenManager = wrap_legacy_manager(self.token_manager_class(**options))
         self._token_manager = manager
         manager.follow(self)
-        #: The Client that this one was made from by with_options().
+        #: The Client whose with_options() made this one.
         self._identity: Client | None = None
         self._token_auth = ClientCredentialsAuth(self, self._token_hosts)
         self.auth = self._token_auth
@@ -294,12 +292,12 @@ class Client(requests.Session):
 
     @classmethod
     def from_env(cls: type[_C], prefix: str = "ALF_", **overrides: Any) -> _C:
-        """A Client that environment variables describe.
+        """A Client from environment variables.
 
         >>> client = Client.from_env("REPORTS_", token_hosts=["api.example.com"])
 
-        An argument's variable has its name in capitals, after the prefix: ``ALF_CLIENT_ID``.
-        One that is empty counts as not set. There are ``TOKEN_ENDPOINT``, ``ISSUER``,
+        The variable of an argument is its name in capitals after the prefix: ``ALF_CLIENT_ID``.
+        An empty variable counts as not set. The names are ``TOKEN_ENDPOINT``, ``ISSUER``,
         ``CLIENT_ID``, ``CLIENT_SECRET``, ``CLIENT_AUTH``, ``SCOPE``, ``AUDIENCE``, ``RESOURCE``
         (blanks between several), ``TOKEN_PARAMS`` (``a=1&b=2``), ``TOKEN_HEADERS`` (``Name:
         value``, one a line), ``TOKEN_CERT`` (a path, or two with a colon between), ``DPOP``
@@ -312,9 +310,9 @@ class Client(requests.Session):
         ``CLIENT_ASSERTION_FILE``, the path of a file with an assertion that somebody else issues,
         read at each token request.
 
-        :param prefix: what the variables' names begin with.
-        :param overrides: arguments of the Client that take the place of variables.
-        :raises ValueError: a variable is missing, which is named, or does not have a usable value.
+        :param prefix: the beginning of the variables' names.
+        :param overrides: arguments of the Client that take precedence over variables.
+        :raises ValueError: a variable is missing or does not have a usable value; it is named.
         :raises TypeError: an argument is unknown, or does not go with the others.
         """
         from alf._environment import missing_variables, read_environment
@@ -347,14 +345,14 @@ class Client(requests.Session):
 
         >>> reports = client.with_options(audience="https://reports.example.com/")
 
-        It shares with this one the credentials, the issuer's metadata, the connections to the
-        token endpoint and to the APIs, the cookies and the storage; headers, hooks and the other
-        settings of the Session are copied. It has its own token: with the same options always
-        the same one, however often such a Client is made. Closing one of them closes the
-        connections of all; a later call opens new ones.
+        Both share the credentials, the issuer's metadata, the connections to the token endpoint
+        and to the APIs, the cookies and the storage. Headers, hooks and the other settings of the
+        Session are copied. The new Client has its own token; Clients made with the same options
+        have the same token. Closing one of them closes the connections of all; a later call
+        opens new ones.
 
-        The arguments are those of the Client; one that is left out stays as it is here, ``None``
-        stands for the default. An entry in a storage always has a key of its own.
+        An argument that is left out keeps its value; ``None`` means the default. Each token has
+        its own entry in a storage.
 
         :raises TypeError: an argument is unknown or of the wrong type.
         :raises ValueError: an argument does not have a usable value.
@@ -383,7 +381,7 @@ class Client(requests.Session):
         if raise_token_error is not _SAME:
             clone.raise_token_error = raise_token_error
         clone._token_options = options
-        # Its settings are those that the token connection follows.
+        # The token connection follows the settings of the first Client.
         clone._identity = self._identity or self
         siblings = clone._identity._siblings
         clone._token_manager = siblings.get(clone._own_options(), clone._make_sibling)
@@ -395,9 +393,9 @@ class Client(requests.Session):
 
     @property
     def token(self) -> Token | None:
-        """The current token, from memory; ``None`` if there is no token that is alive.
+        """The current token, from memory; ``None`` without a live token.
 
-        Reading it requests nothing; :meth:`ensure_token` does.
+        Reading it never requests a token; :meth:`ensure_token` does.
         """
         return self._token_manager.peek()
 
@@ -407,7 +405,7 @@ class Client(requests.Session):
         return self._token_manager
 
     def ensure_token(self) -> Token:
-        """The current token; a new one is requested if there is no good one.
+        """The current token. Requests a new one if there is no good one.
 
         :raises TokenError: the token endpoint did not return a token.
         :raises requests.exceptions.RequestException: the token endpoint could not be reached.
@@ -424,14 +422,14 @@ class Client(requests.Session):
         return Health(is_ready=True, age=age, expires_in=expires_in, scope=token.scope)
 
     def renew_token(self) -> Token:
-        """Request a new token, whatever the current one; raises as :meth:`ensure_token`."""
+        """Request a new token, even if the current one is good; raises as :meth:`ensure_token`."""
         return self._token_manager.renew()
 
     def revoke_token(self) -> None:
-        """Have the server revoke the current token (RFC 7009), and forget it.
+        """Have the server revoke the current token (RFC 7009).
 
-        It is removed from the storage, too; the next call requests a new one. Without a token
-        nothing is done.
+        It is removed from memory and from the storage; the next call requests a new one. Does
+        nothing without a token.
 
         :raises ValueError: the revocation endpoint is not known.
         :raises TokenError: the server did not revoke the token, which may be good still.
@@ -442,30 +440,30 @@ class Client(requests.Session):
     def is_token_refused(self, response: requests.Response) -> bool:
         """Whether the API refused the token that the request carried: a 401 (RFC 6750 §3.1).
 
-        Override it for an API that says so in another way. It is called for responses to requests
-        that carried the Client's token, before any response hook runs.
+        Override it for an API that refuses tokens in another way. It is called for responses to
+        requests with the Client's token, before any response hook runs.
         """
         return response.status_code == 401
 
     def request(self, method: str, url: Any, *args: Any, **kwargs: Any) -> requests.Response:
         """As :meth:`requests.Session.request`, with the token.
 
-        If there is no token nothing is sent, and the token endpoint's error response (status 400
-        to 599) is returned, or raised if ``raise_token_error`` says so.
+        If no token can be obtained, the request is not sent. The token endpoint's error response
+        (status 400 to 599) is returned, or raised with ``raise_token_error``.
 
         :raises TokenError: the token endpoint answered with neither a token nor an error status.
         :raises requests.exceptions.RequestException: the API or the token endpoint could not be
-            reached, and all else that requests raises.
+            reached; and for every other reason that requests has.
         """
         if args:
-            # By keyword, as what wraps Session.request, or is mixed in, expects it.
+            # By keyword, as wrappers and mixins of Session.request expect them.
             named = dict(zip(_REQUEST_ARGUMENTS, args, strict=False))
             if len(named) < len(args) or not named.keys().isdisjoint(kwargs):
                 return super().request(method, url, *args, **kwargs)  # which says what is wrong
             kwargs.update(named)
         try:
             auth = kwargs.get("auth")
-            # First of all, so that no body is read for a request that will not be sent.
+            # Before anything else, so that no body is read for a request that will not be sent.
             if auth is self._token_auth or (auth is None and self.auth is self._token_auth):
                 auth = self._auth_for(url, kwargs.get("params"))
                 if auth is not None:
@@ -483,12 +481,12 @@ class Client(requests.Session):
         prepared = super().prepare_request(request)
         hooks: Any = prepared.hooks.get("response")
         if hooks:
-            # The auth object's own hook heals on other Sessions. Here send() does it.
+            # On other Sessions the auth object's hook replaces a refused token. Here send() does.
             prepared.hooks["response"], _ = self._hooks_of(prepared)
         return prepared
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        """As :meth:`requests.Session.send`; a refused token is replaced on the way.
+        """As :meth:`requests.Session.send`; replaces a refused token.
 
         :raises TokenError: the token was refused, and no new one could be obtained.
         :raises requests.exceptions.RequestException: what requests raises.
@@ -499,7 +497,7 @@ class Client(requests.Session):
         hooks, call = self._hooks_of(request)
         token = self._token_auth.token_on(request)
         if token is not None and not self._token_auth.allows(request.url):
-            # The URL is another one than that which was prepared.
+            # The URL has changed since the request was prepared.
             del request.headers["Authorization"]
             token = None
         if token is None:
@@ -518,16 +516,16 @@ class Client(requests.Session):
     def merge_environment_settings(
         self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
     ) -> Any:
-        """As :meth:`requests.Session.merge_environment_settings`, whose answers are remembered.
+        """As :meth:`requests.Session.merge_environment_settings`, with its answers cached.
 
-        The answer is the same. Reading the environment is half of the CPU time of a call; here it
-        is read again only once it has changed.
+        Reading the environment takes half of the CPU time of a call. Here it is read again only
+        after it has changed.
         """
         merge = super().merge_environment_settings
         return environment_settings.merge(self, merge, url, proxies, stream, verify, cert)
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """As :meth:`requests.Session.get_redirect_target`; a refusal is not followed."""
+        """As :meth:`requests.Session.get_redirect_target`, but ``None`` for a refusal."""
         if getattr(resp, "_refused_by_alf", False):
             return None
         target: str | None = super().get_redirect_target(resp)
@@ -542,7 +540,7 @@ class Client(requests.Session):
         if not is_ours or self.should_strip_auth(*urls):
             super().rebuild_auth(prepared_request, response)
         elif self._token_auth.token_on(response.request) is not None:
-            # A copy of what was sent first on that hop, and may have been refused since.
+            # It is a copy of the first request of that hop; its token may have been refused.
             prepared_request.headers["Authorization"] = response.request.headers["Authorization"]
 
     def close(self) -> None:
@@ -596,17 +594,17 @@ class Client(requests.Session):
         return clone
 
     def _auth_for(self, url: Any, params: Any) -> AuthBase | None:
-        """What writes a token on the request for this URL; ``None``: not known before it is one."""
+        """The auth object for this URL; ``None``: not known until the URL is absolute."""
         if not self._token_auth.has_written or self._token_hosts is not None:
             prepared = requests.PreparedRequest()
             try:
                 prepared.prepare_url(url, params)
             except Exception:
-                # requests will say so itself, unless a subclass makes a whole URL of it.
+                # requests raises for it later, unless a subclass completes the URL.
                 return None
             try:
                 self.get_adapter(str(prepared.url))
-            except RequestException:  # requests raises this one, too: no token is needed
+            except RequestException:  # requests raises for it, too, so no token is needed
                 return _NO_AUTH
             if not self._token_auth.allows(prepared.url):
                 return _NO_AUTH
@@ -615,7 +613,7 @@ class Client(requests.Session):
     def _deliver_error(
         self, response: requests.Response, kwargs: dict[str, Any]
     ) -> requests.Response:
-        """The token endpoint's error response, through the hooks that the API's would have met."""
+        """The token endpoint's error response, after the hooks for the API's response."""
         response.url = bare_url(response.url or "")
         hooks = merge_hooks(requests.Request(hooks=kwargs.get("hooks")).hooks, self.hooks)
         settings = {
@@ -630,7 +628,7 @@ class Client(requests.Session):
         return delivered
 
     def _hooks_of(self, request: requests.PreparedRequest) -> tuple[list[Any], _Watch | None]:
-        """The caller's own response hooks; the watch of the call that this is a redirect of."""
+        """The caller's own response hooks, and the watch of the call that was redirected."""
         hooks = request.hooks.get("response")
         own: list[Any] = []
         if not hooks:
@@ -642,8 +640,8 @@ class Client(requests.Session):
                 own += hook.hooks
             elif not (isinstance(hook, HealingHook) and hook.belongs_to(self._token_auth)):
                 own.append(hook)
-        # A redirect's request is a copy of one that is under way; another thread may be sending
-        # this very request.
+        # A redirect's request is a copy of one under way, and another thread may send this same
+        # request.
         return own, None if watch is None or watch.request is request else watch
 
     def _send_with_token(
@@ -653,12 +651,12 @@ class Client(requests.Session):
         watch: _Watch,
         kwargs: dict[str, Any],
     ) -> requests.Response:
-        """Send it until its token is accepted, or the refusal stands."""
+        """Send it until its token is accepted or the refusal is final."""
         auth = self._token_auth
         healing: Healing | None = None
         while True:
             if self._dpop_key is not None:
-                # Not before: each hop, and each time that a request is sent, has its own proof.
+                # Only now: each hop and each try has its own proof.
                 self._dpop_key.attach_proof(request, token)
             response = self._send_once(request, watch, kwargs)
             if not watch.is_refused:
@@ -670,7 +668,7 @@ class Client(requests.Session):
             try:
                 other = auth.next_token(healing, token, response, can_send_again=rewind(request))
             except RequestException as error:
-                # Raised by the outermost send(): no redirect goes on, and nobody in between
+                # Raised by the outermost send(), so that no redirect goes on and no code in between
                 # sees an exception that a plain Session would not have raised.
                 watch.discard(response)
                 watch.fail(error)
@@ -686,7 +684,7 @@ class Client(requests.Session):
     def _send_once(
         self, request: requests.PreparedRequest, watch: _Watch, kwargs: dict[str, Any]
     ) -> requests.Response:
-        """Send it as a Session does; the watch knows then whether the token was refused."""
+        """Send it as a Session does. Afterwards the watch knows whether the token was refused."""
         watched: dict[str, Any] = {**request.hooks, "response": [watch]}
         request.hooks = watched
         watch.start(request)
@@ -696,7 +694,7 @@ class Client(requests.Session):
             # Copies for redirects share the dict.
             watched["response"] = watch.hooks
         if not watch.has_run:
-            # Whatever sent it runs no response hooks.
+            # The code that sent it does not run response hooks.
             watch.is_refused = self._token_auth.is_refused(response)
         return response
 
@@ -705,7 +703,7 @@ class Client(requests.Session):
         response: requests.Response,
         watch: _Watch,
     ) -> requests.Response:
-        """Hand the refused response out, as a Session would have done had it run the hooks."""
+        """Return the refused response with its hooks run, as a Session does."""
         if not watch.has_run:
             return response
         watch.release()
@@ -732,7 +730,7 @@ class Client(requests.Session):
         return siblings
 
     def _own_options(self) -> dict[str, Any]:
-        """What sets its token apart from others of the same identity."""
+        """The options that distinguish its token from others of the same identity."""
         return {k: v for k, v in self._token_options.items() if k in _OWN_OPTIONS}
 
     def _make_sibling(self) -> Any:
@@ -751,10 +749,10 @@ class Client(requests.Session):
 class Health:
     """The state of a Client's token; see :meth:`Client.health`.
 
-    :param is_ready: whether there is a token that is alive. Before the first call there is none:
-        :meth:`Client.ensure_token` requests it.
+    :param is_ready: whether there is a live token. Before the first call there is not:
+        :meth:`Client.ensure_token` requests one.
     :param age: seconds since the token was requested; ``None`` without a token.
-    :param expires_in: seconds until it expires; ``None`` if that is not known.
+    :param expires_in: seconds until it expires; ``None`` if not known.
     :param scope: the scope that was granted, if the server named it.
     """
 
@@ -772,10 +770,10 @@ class Health:
 
 
 class _Watch:
-    """The response hook of a request under way: notices a refused token before other hooks run.
+    """The response hook of a request under way. Notices a refused token before other hooks run.
 
-    Redirects' requests are copies of one that has it, and are watched by another for the same
-    call. A request that is pickled meanwhile takes the caller's hooks along only.
+    The requests of redirects are copies and get a watch of their own for the same call. A request
+    that is pickled meanwhile keeps only the caller's hooks.
     """
 
     __slots__ = (
@@ -792,7 +790,7 @@ class _Watch:
         self.has_run = False
         self.is_refused = False
         self.settings: dict[str, Any] = {}
-        #: Why a refused token could not be replaced, here or while a redirect was followed.
+        #: Why a refused token could not be replaced, in this send() or in that of a redirect.
         self.error: Exception | None = None
 
     def hop(self, hooks: list[Any]) -> _Watch:
@@ -800,7 +798,7 @@ class _Watch:
         return _Watch(self._client, hooks, self)
 
     def start(self, request: requests.PreparedRequest) -> None:
-        """The request is about to be sent."""
+        """Prepare for sending the request."""
         self.request = request
         self.has_run = self.is_refused = False
         self._body = None
@@ -823,19 +821,19 @@ class _Watch:
         return (_Hooks, (self.hooks,))
 
     def fail(self, error: Exception) -> None:
-        """Leave the error to the outermost call."""
+        """Keep the error for the outermost call."""
         outermost = self
         while outermost._outer is not None:
             outermost = outermost._outer
         outermost.error = error
 
     def release(self) -> None:
-        """The refused response is delivered."""
+        """Deliver the refused response."""
         if self._body is not None:
             self._body.release()
 
     def discard(self, response: requests.Response) -> None:
-        """Nobody will see the refused response."""
+        """Drop the refused response."""
         if self._body is not None:
             self._body.discard()
         else:
@@ -843,7 +841,7 @@ class _Watch:
 
 
 class _Hooks:
-    """The caller's response hooks, as one."""
+    """The caller's response hooks as one function."""
 
     def __init__(self, hooks: list[Any]) -> None:
         self._hooks = hooks

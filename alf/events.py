@@ -1,4 +1,4 @@
-"""What happens to tokens, for metrics and logs. Imports nothing of alf."""
+"""Events about tokens, for metrics and logs. Imports nothing from alf."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Literal
 
 __all__ = ["Event", "RenewalFailed", "StorageFailed", "TokenObtained", "TokenRefused"]
 
-#: Why a token is requested: there was none, it has expired or will soon, it was refused by an
+#: Why a token is requested: it is missing, has expired, will expire soon, or was refused by an
 #: API, or :meth:`alf.Client.renew_token` was called.
 Reason = Literal["missing", "expired", "expiring", "refused", "forced"]
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened. No event holds a token or a secret.
+    """The base of all events. No event holds a token or a secret.
 
     :param endpoint: the token endpoint's URL, or its issuer's, without userinfo and query.
     :param client_id: the client's identifier; empty for a grant without a client.
@@ -42,7 +42,7 @@ class TokenObtained(Event):
 
 @dataclass(frozen=True)
 class RenewalFailed(Event):
-    """A token request failed. While the old token lives no caller notices.
+    """A token request failed. While the old token is good, no caller notices.
 
     :param reason: why it was requested.
     :param duration: seconds that the token request took, retries included.
@@ -71,11 +71,11 @@ class TokenRefused(Event):
 
 @dataclass(frozen=True)
 class StorageFailed(Event):
-    """The token storage fails, and calls go on without it; one event for each outage.
+    """The token storage fails and calls go on without it. One event per outage.
 
     :param operation: ``reading``, ``writing`` or ``locking``.
-    :param error: the class of what the storage raised, such as ``redis.exceptions.TimeoutError``;
-        ``None``: it reported a failure without an exception. Its text might quote the token.
+    :param error: the class of the exception, such as ``redis.exceptions.TimeoutError``, without
+        its text, which might quote the token; ``None``: the storage reported a failure otherwise.
     """
 
     operation: str

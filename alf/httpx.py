@@ -1,4 +1,4 @@
-"""A Client's token for httpx, and for its successor httpx2. Needs the extra ``httpx``."""
+"""A Client's token for httpx and its successor httpx2. Needs the extra ``httpx``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _modules = [module for module in map(_installed, ("httpx", "httpx2")) if module 
 if TYPE_CHECKING:
     _Base = object
 else:
-    # Each wants an auth object of its own class.
+    # Each of them requires an instance of its own class.
     _Base = type("_Base", tuple(dict.fromkeys(module.Auth for module in _modules)), {})
 
 #: A step of the flow: a request to send, or a function that may block.
@@ -48,18 +48,18 @@ class TokenAuth(_Base):
 
     >>> api = httpx.AsyncClient(auth=TokenAuth(client))
 
-    The token is that of the Client: requested once for all who want it, renewed before it
-    expires, and where an API refuses it replaced by the Client's rule. The refused response is in
-    ``response.history``. Under asyncio and trio the event loop is never held: a token in memory
-    is read, and all else happens in a thread.
+    The Client requests one token for all callers, renews it before it expires, and replaces it when
+    an API refuses it. The refused response is in ``response.history``. Under asyncio and trio the
+    event loop is never blocked: a token in memory is read directly, and everything else happens in
+    a thread.
 
-    A body that was given as bytes, text, JSON or form is sent again after a refusal; files,
-    multipart and generators are not. ``is_token_refused()`` of the Client sees status and headers.
+    After a refusal a body of bytes, text, JSON or form is sent again; files, multipart and
+    generators are not. The Client's ``is_token_refused()`` gets status and headers.
 
-    :param client: the Client whose token it is.
+    :param client: the Client that has the token.
     :raises ImportError: neither httpx nor httpx2 is installed.
-    :raises TokenError: while sending: there is no token. A token that could not be renewed after
-        a refusal leaves the API's answer as it is, and one WARNING.
+    :raises TokenError: while sending, if no token could be obtained. If none can be obtained after
+        a refusal, the API's answer is returned and one WARNING is logged.
     """
 
     def __init__(self, client: Client) -> None:
@@ -69,7 +69,7 @@ class TokenAuth(_Base):
         self._client = client
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
-        """What httpx calls for a ``Client``."""
+        """Called by httpx for a ``Client``."""
         steps = self._steps(request)
         step = next(steps)
         while True:
@@ -87,8 +87,8 @@ class TokenAuth(_Base):
                 return
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
-        """What httpx calls for an ``AsyncClient``."""
-        # A dependency of both.
+        """Called by httpx for an ``AsyncClient``."""
+        # a dependency of both
         to_thread: Any = importlib.import_module("anyio.to_thread")
         steps = self._steps(request)
         step = next(steps)
@@ -109,7 +109,7 @@ class TokenAuth(_Base):
                 return
 
     def _steps(self, request: Any) -> Generator[_Step, Any, None]:
-        """The requests to send, and between them what may block; the answers are sent in."""
+        """Yields the requests to send and the functions that may block; receives their results."""
         manager = self._client.manager
         if not self._client._token_auth.allows(str(request.url)):
             yield request
@@ -123,7 +123,7 @@ class TokenAuth(_Base):
             response = yield request
             request = response.request
             if request.headers.get("Authorization") != token.authorization:
-                # A redirect took the token away.
+                # A redirect removed the token.
                 return
             answer = _as_requests(response)
             if not self._client._token_auth.is_refused(answer):
@@ -170,7 +170,7 @@ def _is_in_memory(body: Any) -> bool:
 
 
 def _as_requests(response: Any) -> requests.Response:
-    """Status and headers as a Client knows them."""
+    """A response of requests with the status and headers."""
     answer = requests.Response()
     answer.status_code = response.status_code
     answer.headers.update(response.headers)

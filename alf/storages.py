@@ -1,4 +1,4 @@
-"""Storages for tokens that come with alf: files, and encryption around any other storage."""
+"""alf's own storages for tokens: files, and encryption around any other storage."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = ["EncryptedStorage", "FileStorage", "Storage"]
 
 logger = logging.getLogger("alf")
 
-#: Characters of a file that are read; a longer one is not an entry.
+#: At most this many characters of a file are read; a longer file is not an entry.
 _LONGEST_FILE = 1024 * 1024
 
 
 class FileStorage:
-    """Keeps tokens in files: for cron jobs and command lines, which would request one each start.
+    """Keeps tokens in files, for cron jobs and command lines.
 
-    Each entry is a file of mode 0600 that is replaced as a whole; processes that want a token at
+    Each entry is a file of mode 0600 that is replaced as a whole. Processes that want a token at
     the same time wait for the one that requests it. Needs the extra ``file``.
 
-    :param path: the folder; it is made, with mode 0700, if it is missing. A folder of another
-        user, or one that the group or anybody else may write to, is not used. By default ``alf``
-        in the user's cache folder.
+    :param path: the folder, which is made with mode 0700 if it is missing. A folder that belongs to
+        another user, or that others may write to, is not used. The default is ``alf`` in the
+        user's cache folder.
     :raises ImportError: the extra is not installed.
     :raises ValueError: ``path`` is not given, and the user's cache folder is not known.
     """
@@ -45,7 +45,7 @@ class FileStorage:
             raise ImportError(message) from None
         if path is None:
             path = platformdirs.user_cache_path("alf", appauthor=False)
-            if not path.is_absolute():  # without HOME, for a user whom the system does not know
+            if not path.is_absolute():  # without HOME, for a user that the system does not know
                 message = f"the user's cache folder is not known (got {path}): give FileStorage one"
                 raise ValueError(message)
         self._folder = Path(path).absolute()
@@ -60,10 +60,10 @@ class FileStorage:
         )
 
     def get(self, key: str) -> str | None:
-        """The entry; ``None`` if there is none, or if another user may have put it there."""
+        """The entry; ``None`` without one, or if another user may have written it."""
         if not self._is_safe():
             return None
-        # Neither led elsewhere by a link nor blocked by a pipe that is planted in the file's place.
+        # These flags guard against a link or a pipe that was planted in the file's place.
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
             descriptor = os.open(self._file(key), flags)
@@ -92,7 +92,7 @@ class FileStorage:
             raise
 
     def delete(self, key: str) -> None:
-        """Remove the entry, if there is one; raises :class:`OSError`."""
+        """Remove the entry if there is one; raises :class:`OSError`."""
         if self._folder.exists():
             self._make_folder()
             self._file(key).unlink(missing_ok=True)
@@ -100,12 +100,15 @@ class FileStorage:
     def _make_folder(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self._is_safe():
-            # There, others can put a link in the place of a lock, or swap entries.
-            message = f"the folder {self._folder} is not this user's own to write to"
+            # Others could replace a lock by a link there, or swap entries.
+            message = (
+                f"the folder {self._folder} must belong to this user, "
+                "and nobody else may write to it"
+            )
             raise PermissionError(message)
 
     def _is_safe(self) -> bool:
-        """Whether the folder is there, and only its owner, this user, may write to it."""
+        """Whether the folder exists, belongs to this user, and nobody else may write to it."""
         try:
             found = self._folder.stat()
         except OSError:
@@ -115,14 +118,14 @@ class FileStorage:
         return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
     def _file(self, key: str) -> Path:
-        # A digest is a file's name everywhere, whatever the key.
+        # A digest is a valid file name on every system.
         return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.json"
 
 
 class _FileLock:
-    """The operating system's lock of a file, which ends with its process.
+    """A file lock of the operating system, which ends with its process.
 
-    The holder's value is in an entry beside it.
+    The value of the holder is in an entry beside it.
     """
 
     def __init__(self, storage: FileStorage) -> None:
@@ -139,7 +142,7 @@ class _FileLock:
             if not stat.S_ISREG(path.lstat().st_mode):
                 message = f"{path} is not a file"
                 raise PermissionError(message)
-        # Released by any thread, not only by the one that took it.
+        # Any thread may release it, not only the one that took it.
         lock = FileLock(path, mode=0o600, thread_local=False)
         try:
             lock.acquire(timeout=0)
@@ -158,7 +161,7 @@ class _FileLock:
 
     def release(self, name: str, value: str) -> None:
         lock = self._held.pop(value, None)
-        if lock is None:  # another process holds it, which nobody else can release
+        if lock is None:  # held by another process, which alone can release it
             return
         try:
             self._storage.delete(name)
@@ -167,16 +170,16 @@ class _FileLock:
 
 
 class EncryptedStorage:
-    """Keeps tokens in another storage, so that it never sees one in the clear.
+    """Encrypts the tokens in another storage.
 
-    A value that does not verify, or that was stored under another key of the storage, counts as
-    absent. Needs the extra ``crypto``.
+    A value that does not verify, or that was stored under another key of the storage, is ignored.
+    Needs the extra ``crypto``.
 
-    :param storage: any storage that alf takes.
-    :param key: what ``cryptography.fernet.Fernet.generate_key()`` made: 32 bytes in URL-safe
-        base64; or several, of which the first encrypts and all decrypt.
+    :param storage: the other storage, of any kind that ``token_storage`` takes.
+    :param key: a key from ``cryptography.fernet.Fernet.generate_key()`` (32 bytes in URL-safe
+        base64), or several, of which the first encrypts and all decrypt.
     :raises ImportError: the extra is not installed.
-    :raises TypeError: the storage is not one that alf takes.
+    :raises TypeError: the storage is not of a suitable kind.
     :raises ValueError: a key is not valid.
     """
 
@@ -213,7 +216,7 @@ class EncryptedStorage:
         return Backend(self.get, self.set, inner.delete, inner.lock, look)
 
     def get(self, key: str) -> str | None:
-        """The value that was stored under this key, if it is there and authentic."""
+        """The value that was stored under this key, if it is authentic."""
         return self._decrypt(key, self._backend.get(key))
 
     def _decrypt(self, key: str, secret: Any) -> str | None:
@@ -232,7 +235,7 @@ class EncryptedStorage:
         return None
 
     def set(self, key: str, value: str, ttl: int = LONGEST_TTL) -> object:
-        """Store the value under this key, for ``ttl`` seconds if the storage can do that."""
-        # The key goes along: entries cannot be swapped.
+        """Store the value under this key, for ``ttl`` seconds if the storage supports that."""
+        # The key is encrypted with the value, so that entries cannot be swapped.
         secret = self._fernet.encrypt(f"{key}\n{value}".encode()).decode("ascii")
         return self._backend.set(key, secret, ttl)

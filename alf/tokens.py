@@ -1,4 +1,4 @@
-"""A token and what can go wrong with one. Imports nothing of alf."""
+"""Tokens and their errors. Imports nothing from alf."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["Token", "TokenError"]
 #: A header value must not be able to carry a second header or a second word.
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+\Z")
 
-#: An authentication scheme, as far as any has been seen (RFC 9110 §11.1).
+#: An authentication scheme (RFC 9110 §11.1), as used for tokens.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9-]*\Z")
 
-#: What `expires_in` is clamped to, in seconds (68 years, the largest 32-bit number).
+#: The largest lifetime in seconds; longer ones are clamped (68 years, the largest 32-bit number).
 _LONGEST_LIFE = 2**31 - 1
 
-#: A number is taken for a time of expiry, in seconds since the epoch, if it is no smaller (in
-#: 2001; as a lifetime it would be 31 years) and within so many seconds of the request.
+#: A number counts as a time of expiry, in seconds since the epoch, if it is at least this (a time
+#: in 2001, or a lifetime of 31 years) and within these seconds before and after the request.
 _LEAST_TIME = 1e9
 _EARLIEST = 24 * 3600
 _LATEST = 10 * 365 * 24 * 3600
 
-#: Schemes that need a proof besides the token: sending such a token as a bearer cannot work.
+#: Schemes that need a proof in addition to the token: as a bearer such a token cannot work.
 _PROOF_SCHEMES = frozenset({"dpop", "mac", "pop"})
 
 
@@ -38,15 +38,15 @@ class Token:
     """An access token as the token endpoint granted it (RFC 6749 §5.1).
 
     :param access_token: the token itself, visible ASCII.
-    :param token_type: the scheme it goes out with: ``Bearer``, or ``DPoP``.
-    :param expires_at: when it expires, in seconds since the epoch (UTC); ``None`` where the
-        endpoint named no usable lifetime.
+    :param token_type: the scheme that it is sent with: ``Bearer`` or ``DPoP``.
+    :param expires_at: when it expires, in seconds since the epoch (UTC); ``None`` if the endpoint
+        named no usable lifetime.
     :param issued_at: when it was requested, in seconds since the epoch (UTC).
-    :param scope: the scope granted, blanks between the names; ``None`` where the endpoint
-        named none, which means the scope that was requested.
-    :param extra: all other members of the answer, as they came.
-    :raises ValueError: ``access_token`` is not a token that a header can carry, or ``token_type``
-        is not a scheme.
+    :param scope: the granted scope, blanks between the names; ``None`` if the endpoint did not name
+        it, which means the requested scope.
+    :param extra: all other members of the answer, unchanged.
+    :raises ValueError: ``access_token`` cannot be sent in a header, or ``token_type`` is not a
+        scheme.
 
     ``str()`` and ``repr()`` show neither the token nor the values in ``extra``.
     """
@@ -74,12 +74,12 @@ class Token:
 
     @property
     def lifetime(self) -> float | None:
-        """Seconds from ``issued_at`` to ``expires_at``; ``None`` where it is not known."""
+        """Seconds from ``issued_at`` to ``expires_at``; ``None`` if not known."""
         return None if self.expires_at is None else self.expires_at - self.issued_at
 
     @property
     def authorization(self) -> str:
-        """The value of the ``Authorization`` header that carries this token (RFC 6750 §2.1)."""
+        """The ``Authorization`` header with this token (RFC 6750 §2.1)."""
         return f"{self.token_type} {self.access_token}"
 
     @classmethod
@@ -105,7 +105,7 @@ class Token:
             raise ValueError(message)
         if token_type != "Bearer" and scheme != token_type.lower():
             # RFC 9449 §5: the answer did not bind the token to the key.
-            message = f"does not have the token_type {token_type!r} that was asked for"
+            message = f"does not have the token_type {token_type!r} that was requested"
             raise ValueError(message)
         lifetime = _parse_lifetime(members, issued_at)
         members.pop("expires_in", None)
@@ -126,13 +126,12 @@ class Token:
 class TokenError(requests.exceptions.RequestException):
     """The token endpoint did not return a usable token.
 
-    It is a :class:`requests.exceptions.RequestException`, so code that guards its calls
-    catches it already.
+    Code that handles :class:`requests.exceptions.RequestException` handles it, too.
 
     :param message: what was wrong, what was expected, and where.
-    :param response: the token endpoint's response, where there was one.
-    :param error: the error code of RFC 6749 §5.2, such as ``invalid_client``, where one was given.
-    :param error_description: the endpoint's own words, where it had any.
+    :param response: the token endpoint's response, if there was one.
+    :param error: the error code of RFC 6749 §5.2, such as ``invalid_client``, if there was one.
+    :param error_description: the endpoint's description, if there was one.
     """
 
     def __init__(
@@ -151,8 +150,8 @@ class TokenError(requests.exceptions.RequestException):
 def parse_expires_in(value: object, longest: float = _LONGEST_LIFE) -> float | None:
     """The lifetime in seconds that ``expires_in`` means (RFC 6749 §5.1).
 
-    Servers send ints, floats and strings of either. Anything else, and what is not finite,
-    means that the lifetime is unknown: ``None``. What is longer than a lifetime can be is clamped.
+    Servers send ints, floats and strings of these. For anything else, or a number that is not
+    finite, the lifetime is unknown: ``None``. A too long lifetime is clamped.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
@@ -168,10 +167,9 @@ def parse_expires_in(value: object, longest: float = _LONGEST_LIFE) -> float | N
 
 
 def _parse_lifetime(members: Mapping[str, Any], issued_at: float) -> float | None:
-    """The lifetime in seconds, from ``expires_in`` or else from a point in time.
+    """The lifetime in seconds, from ``expires_in`` or from a time of expiry.
 
-    Some servers write the time of expiry into ``expires_in``, others send ``expires_at`` or
-    ``expires_on`` in its place.
+    Some servers send such a time as ``expires_in``, others as ``expires_at`` or ``expires_on``.
     """
     expires_in = parse_expires_in(members.get("expires_in"))
     if expires_in is not None:
@@ -185,11 +183,11 @@ def _parse_lifetime(members: Mapping[str, Any], issued_at: float) -> float | Non
 
 
 def _parse_time(value: object, now: float) -> float | None:
-    """Seconds since the epoch; ``None`` if the value is not unmistakably a time near ``now``."""
+    """Seconds since the epoch; ``None`` unless the value is clearly a time near ``now``."""
     if isinstance(value, str) and "-" in value[1:]:
         seconds = _parse_iso_time(value)
     else:
-        # Not clamped as a lifetime is: milliseconds are larger.
+        # Not clamped like a lifetime, because milliseconds are larger.
         milliseconds = parse_expires_in(value, longest=_LONGEST_LIFE * 1000)
         seconds = milliseconds
         if milliseconds is not None and milliseconds > _LONGEST_LIFE:
@@ -207,12 +205,12 @@ def _parse_iso_time(text: str) -> float | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    # Without a zone it could be anywhere's.
+    # Without a zone the time is ambiguous.
     return None if moment.tzinfo is None else moment.timestamp()
 
 
 def _parse_scope(value: object) -> str | None:
-    """Scope as RFC 6749 §3.3 writes it; some servers send a JSON list."""
+    """The scope in the form of RFC 6749 §3.3; some servers send a JSON list."""
     if isinstance(value, list):
         value = " ".join(name for name in value if isinstance(name, str))
     return value if isinstance(value, str) else None

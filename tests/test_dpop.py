@@ -210,7 +210,7 @@ def test_a_token_that_is_not_bound_is_an_error(
     client: Client, tokens: DPoPTokenServer, api: DPoPApi
 ) -> None:
     tokens.members = {"token_type": "Bearer"}
-    with pytest.raises(TokenError, match="token_type 'DPoP' that was asked for"):
+    with pytest.raises(TokenError, match="token_type 'DPoP' that was requested"):
         client.get(api.url)
     assert not api.requests
 

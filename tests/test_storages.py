@@ -117,7 +117,7 @@ def test_a_folder_that_others_may_write_to_is_not_used(
         lambda: lock.take("key", "mine", 1),
     ]
     for call in calls:
-        with pytest.raises(PermissionError, match="not this user's own"):
+        with pytest.raises(PermissionError, match="must belong to this user"):
             call()
     assert storage.get("entry") is None
     client = make_client(token_storage=storage)
@@ -190,7 +190,7 @@ def test_a_relative_folder_stays_where_it_is(
 def test_a_folder_of_another_user_is_not_used(folder: Path) -> None:
     folder.mkdir(parents=True)
     os.chown(folder, 65534, 65534)
-    with pytest.raises(PermissionError, match="not this user's own"):
+    with pytest.raises(PermissionError, match="must belong to this user"):
         FileStorage(folder).set("key", "mine")
 
 

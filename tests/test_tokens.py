@@ -90,7 +90,7 @@ def test_a_token_type_that_needs_a_proof_is_no_bearer(token_type: str) -> None:
 @pytest.mark.parametrize("token_type", ["Bearer", None])
 def test_a_token_that_is_not_bound_to_the_key_is_no_dpop_token(token_type: str | None) -> None:
     answer = {"access_token": "abc", "token_type": token_type}
-    with pytest.raises(ValueError, match="'DPoP' that was asked for"):
+    with pytest.raises(ValueError, match="'DPoP' that was requested"):
         Token.from_answer(answer, 0.0, token_type="DPoP")
 
 
