@@ -303,7 +303,7 @@ class NoAuth(AuthBase):
 
 
 def _token_hosts(hosts: Hosts) -> TokenHosts:
-    from alf._token_hosts import TokenHosts  # hardly any program has them
+    from alf._token_hosts import TokenHosts  # few programs have them
 
     return TokenHosts(hosts)
 
