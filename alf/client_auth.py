@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
@@ -351,7 +352,12 @@ class ClientAssertion(ClientAuth):
     method = "client_assertion"
     params = ASSERTION_PARAMS
 
-    def __init__(self, source: Any, *, assertion_type: str = JWT_BEARER) -> None:
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | Callable[..., str],
+        *,
+        assertion_type: str = JWT_BEARER,
+    ) -> None:
         # Error reports show local variables, and a str may be the assertion itself.
         source = masked(source)
         assertion_type = check_text("assertion_type", assertion_type)
