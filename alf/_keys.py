@@ -63,7 +63,7 @@ def load_certificate(certificate: Any, key: Any = None) -> Any:
     :param key: the private key that it is for; ``None``: unknown. If the PEM has several
         certificates, the one for the key counts, or else the first.
     :raises TypeError: it is something else.
-    :raises ValueError: no certificate can be read, or none is for the key.
+    :raises ValueError: no certificate can be read, or it is for another key.
     :raises ImportError: the extra ``jwt`` is not installed.
     """
     certificate = masked_key(certificate)

@@ -334,7 +334,7 @@ class ClientAssertion(ClientAuth):
 
     >>> client_auth = ClientAssertion("/var/run/secrets/tokens/token")
 
-    It is read anew for every token request, and sent as it is. Nothing has to be installed.
+    It is read anew for every token request, and sent unchanged. Nothing has to be installed.
 
     :param source: the path of a file with the assertion, which may be replaced at any time; or a
         callable that returns it. The callable gets ``audience`` (the issuer, or the token
