@@ -18,7 +18,7 @@ from alf._lifetimes import CachedToken, Deadline, Margins, cache_token
 from alf._notices import Notices
 from alf._redaction import Secret, shown
 from alf._single_flight import Make, SingleFlight, Wanted
-from alf.events import Reason, RenewalFailed, TokenObtained
+from alf.events import Reason, RenewalFailed, Source, TokenObtained
 from alf.tokens import Token
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class TokenSource:
         """The function with which a flight gets a wanted token."""
 
         def make(land: Callable[[CachedToken], None]) -> CachedToken:
-            storage = self._storage
+            storage, started_at = self._storage, self._clock.monotonic()
             if storage is None:
                 self._check_pause(reason)
                 return self._request(reason)
@@ -113,6 +113,7 @@ class TokenSource:
                         land(cached)
                         self.store(cached)
                         return cached
+            self._tell_obtained(stored, reason, started_at, "storage")
             self._notices.log(logging.DEBUG, "%s: token taken from storage", self._endpoint)
             return self._cache(stored)
 
@@ -176,14 +177,7 @@ class TokenSource:
             raise
         self.failures.succeed()
         token = answer.token
-        duration = self._clock.monotonic() - started_at
-        self._notices.tell(
-            TokenObtained,
-            reason=reason,
-            duration=duration,
-            lifetime=token.lifetime,
-            scope=token.scope,
-        )
+        self._tell_obtained(token, reason, started_at, "endpoint")
         self._notices.log(
             logging.INFO,
             "%s: token obtained, lifetime %s s, scope %r",
@@ -192,6 +186,18 @@ class TokenSource:
             None if token.scope is None else shown(token.scope),
         )
         return self._cache(token, sequence, answer.asked_at)
+
+    def _tell_obtained(
+        self, token: Token, reason: Reason, started_at: float, source: Source
+    ) -> None:
+        self._notices.tell(
+            TokenObtained,
+            reason=reason,
+            duration=self._clock.monotonic() - started_at,
+            lifetime=token.lifetime,
+            scope=token.scope,
+            source=source,
+        )
 
     def _send_request(self, *, is_forced: bool) -> Answer:
         if self._shared_refusals is None:

@@ -11,6 +11,9 @@ __all__ = ["Event", "RenewalFailed", "StorageFailed", "TokenObtained", "TokenRef
 #: API, or :meth:`alf.Client.renew_token` was called.
 Reason = Literal["missing", "expired", "expiring", "refused", "forced"]
 
+#: Where a token comes from.
+Source = Literal["endpoint", "storage"]
+
 
 @dataclass(frozen=True)
 class Event:
@@ -26,18 +29,21 @@ class Event:
 
 @dataclass(frozen=True)
 class TokenObtained(Event):
-    """The token endpoint granted a token. A token from the storage is not an event.
+    """The Client has another token. Using it again is not an event.
 
-    :param reason: why it was requested.
-    :param duration: seconds that the token request took, retries included.
+    :param reason: why a token was needed.
+    :param duration: seconds that the token request took, retries included; for a token from the
+        storage, seconds that it took to read it, waiting for another process included.
     :param lifetime: seconds that the token lives; ``None``: the endpoint did not say.
     :param scope: the scope granted; ``None``: the requested one.
+    :param source: ``"endpoint"``, or ``"storage"`` if another process or run had requested it.
     """
 
     reason: Reason
     duration: float
     lifetime: float | None
     scope: str | None
+    source: Source = "endpoint"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import requests
@@ -162,9 +162,37 @@ def test_an_example_with_prometheus(make_client: MakeClient, tokens: TokenServer
     tokens.alive.clear()
     client.get(api.url)
     text = prometheus_client.generate_latest().decode()
-    assert 'alf_events_total{event="TokenObtained",reason="missing"} 1.0' in text
-    assert 'alf_events_total{event="TokenRefused",reason="none"} 1.0' in text
-    assert 'alf_token_request_seconds_count{event="TokenObtained"} 2.0' in text
+    who = 'client_id="client-id",event'
+    obtained = f'alf_events_total{{{who}="TokenObtained",reason="missing",source="endpoint"}} 1.0'
+    assert obtained in text
+    assert f'alf_events_total{{{who}="TokenRefused",reason="none",source="none"}} 1.0' in text
+    assert f'alf_token_request_seconds_count{{{who}="TokenObtained"}} 2.0' in text
+
+
+def test_gauges_with_prometheus(make_client: MakeClient, tokens: TokenServer) -> None:
+    import prometheus_client
+
+    from examples import prometheus_metrics
+
+    def gauges() -> tuple[float | None, float | None]:
+        labels = {"client_id": "watched"}
+        read = prometheus_client.REGISTRY.get_sample_value
+        remaining = read("alf_token_remaining_seconds", labels)
+        return remaining, read("alf_token_age_seconds", labels)
+
+    client = make_client()
+    prometheus_metrics.watch("watched", client)
+    remaining, age = gauges()
+    assert remaining == 0
+    assert str(age) == "nan"
+    client.ensure_token()
+    remaining, age = gauges()
+    assert remaining == pytest.approx(3600, abs=60)
+    assert age == pytest.approx(0, abs=60)
+    tokens.expires_in = None
+    client.renew_token()
+    assert gauges()[0] == float("inf")
+    assert not tokens.requests[2:], "a gauge requests nothing"
 
 
 def test_an_example_with_opentelemetry(
@@ -180,15 +208,92 @@ def test_an_example_with_opentelemetry(
     metrics.set_meter_provider(provider)
     from examples import opentelemetry_metrics
 
-    make_client(on_event=opentelemetry_metrics.count).get(api.url)
-    data: Any = reader.get_metrics_data()
-    points = {
-        metric.name: metric.data.data_points[0]
-        for resource in data.resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
+    def points(name: str) -> list[Any]:
+        data: Any = reader.get_metrics_data()
+        return [
+            point
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == name
+            for point in metric.data.data_points
+        ]
+
+    client = make_client(on_event=opentelemetry_metrics.count)
+    opentelemetry_metrics.watch("client-id", client)
+    assert [point.value for point in points("alf.token.remaining")] == [0]
+    assert not points("alf.token.age")
+    client.get(api.url)
+    obtained = {
+        "alf.client.id": "client-id",
+        "alf.event.name": "TokenObtained",
+        "alf.token.reason": "missing",
+        "alf.token.source": "endpoint",
     }
-    assert points["alf.events"].value == 1
-    assert points["alf.events"].attributes == {"event": "TokenObtained", "reason": "missing"}
-    assert points["alf.token_request.duration"].count == 1
+    (event,) = points("alf.token.events")
+    assert (event.value, event.attributes) == (1, obtained)
+    (duration,) = points("alf.token.request.duration")
+    assert (duration.count, duration.attributes) == (1, {**obtained, "server.address": "127.0.0.1"})
+    for name, seconds in {"alf.token.remaining": 3600, "alf.token.age": 0}.items():
+        (point,) = points(name)
+        assert point.value == pytest.approx(seconds, abs=60)
+        assert point.attributes == {"alf.client.id": "client-id"}
+
+    tokens.expires_in = None
+    client.renew_token()
+    assert not points("alf.token.remaining")
+
+    # A connection that was kept is tried once more.
+    hang_ups = [hang_up] * 2
+    tokens.replies = [Reply(400, {"error": "invalid_scope"}), Reply(200, "<html>"), *hang_ups]
+    for _ in range(3):
+        with pytest.raises(requests.RequestException):
+            client.renew_token()
+    told = StorageFailed(tokens.endpoint, "client-id", "reading", "redis.exceptions.TimeoutError")
+    opentelemetry_metrics.count(told)
+    kinds = {point.attributes.get("error.type") for point in points("alf.token.events")}
+    assert kinds == {
+        None,
+        "invalid_scope",
+        "TokenError",
+        "ConnectionError",
+        "redis.exceptions.TimeoutError",
+    }
+    requested = sum(point.count for point in points("alf.token.request.duration"))
+    stored = TokenObtained(tokens.endpoint, "client-id", "missing", 0.1, 60, None, "storage")
+    opentelemetry_metrics.count(stored)
+    assert sum(point.count for point in points("alf.token.request.duration")) == requested
     provider.shutdown()
+
+
+def test_a_token_from_the_storage_says_so(
+    make_client: MakeClient, tokens: TokenServer, told: list[Event]
+) -> None:
+    storage: dict[str, str] = {}
+    tokens.members = {"scope": "read"}
+    for _ in range(2):
+        make_client(token_storage=storage, on_event=told.append).ensure_token()
+    first, second = told
+    assert isinstance(first, TokenObtained)
+    assert isinstance(second, TokenObtained)
+    assert [event.source for event in (first, second)] == ["endpoint", "storage"]
+    assert [event.reason for event in (first, second)] == ["missing", "missing"]
+    assert (second.lifetime, second.scope) == (3600, "read")
+    assert 0 <= second.duration < 60
+    assert len(tokens.requests) == 1
+
+
+@pytest.mark.parametrize(("source", "count"), [("endpoint", 1), ("storage", None)])
+def test_only_token_requests_have_a_duration_in_prometheus(
+    source: Literal["endpoint", "storage"], count: int | None
+) -> None:
+    import prometheus_client
+
+    from examples import prometheus_metrics
+
+    client_id = f"from {source}"
+    obtained = TokenObtained("https://a.example", client_id, "missing", 0.1, 60, None, source)
+    prometheus_metrics.count(obtained)
+    labels = {"client_id": client_id, "event": "TokenObtained"}
+    read = prometheus_client.REGISTRY.get_sample_value
+    assert read("alf_token_request_seconds_count", labels) == count
