@@ -114,6 +114,13 @@ def test_a_listed_host_over_http_is_named_once(caplog: pytest.LogCaptureFixture)
     assert "secret" not in record.getMessage()
 
 
+def test_a_bounded_number_of_hosts_over_http_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    auth = BearerTokenAuth("a-token", ["*.example.com"])
+    for number in range(150):
+        requests.Request("GET", f"http://{number}.example.com/", auth=auth).prepare()
+    assert len(caplog.records) == 100
+
+
 def test_a_callable_is_not_asked_for_a_host_that_is_not_named() -> None:
     auth = BearerTokenAuth(lambda: pytest.fail("asked"), hosts=["api.example.com"])
     requests.Request("GET", "https://example.com/", auth=auth).prepare()

@@ -44,6 +44,30 @@ def switching() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+@pytest.mark.parametrize("settings", [{}, {"verify": "/ca.pem", "cert": ("/c.pem", "/k.pem")}])
+def test_what_is_known_is_not_looked_up_again(
+    make_client: MakeClient, settings: dict[str, Any]
+) -> None:
+    client, called = make_client(), []
+
+    def note(frame: Any, event: str, _argument: Any) -> None:
+        if event == "call":
+            called.append(frame.f_code.co_name)
+
+    def look_up() -> int:
+        called.clear()
+        sys.setprofile(note)
+        try:
+            merged(client, **settings)
+        finally:
+            sys.setprofile(None)
+        return called.count("get_environ_proxies")
+
+    # Under variables that no other test has set.
+    with mock.patch.dict(os.environ, {"ALF_TEST_OF_SETTINGS": repr(settings)}):
+        assert [look_up() for _ in range(3)] == [1, 0, 0]
+
+
 def test_a_variable_that_is_set_counts_for_the_next_call(
     warm: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

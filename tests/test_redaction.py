@@ -10,6 +10,7 @@ import random
 import re
 import traceback
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -17,6 +18,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 import requests
 from requests.auth import HTTPDigestAuth
+from urllib3.connectionpool import ConnectionPool
 from urllib3.exceptions import ProtocolError
 
 from alf import BearerTokenAuth, Client, TokenError, TokenManager
@@ -352,6 +354,23 @@ def test_a_password_of_a_proxy_is_not_shown(make_client: MakeClient) -> None:
             client.renew_token()
         assert "s3cr3t" not in "".join(traceback.format_exception(failure.value))
         assert "s3cr3t" not in "".join(everything_on(failure.value))
+
+
+def is_error(value: object) -> bool:
+    return isinstance(value, Exception)
+
+
+def test_no_connection_hangs_off_an_exception(make_client: MakeClient) -> None:
+    client = make_client(token_endpoint="http://127.0.0.1:1/")
+    client.proxies = {"http": "http://me:s3cr3t@127.0.0.1:1"}
+    with pytest.raises(requests.exceptions.ConnectionError) as failure:
+        client.renew_token()
+    causes: list[Any] = [failure.value]
+    for cause in causes:
+        causes += [one for one in (*cause.args, getattr(cause, "reason", None)) if is_error(one)]
+    assert len(causes) > 3
+    left = [value for cause in causes for value in vars(cause).values()]
+    assert not [value for value in left if isinstance(value, (HTTPConnection, ConnectionPool))]
 
 
 def everything_on(error: BaseException) -> Iterator[str]:

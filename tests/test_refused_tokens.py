@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -503,12 +504,15 @@ def choosy() -> Iterator[Api]:
 def test_an_origin_that_refuses_for_ever_leaves_the_endpoint_in_peace(
     make_client: MakeClient, tokens: TokenServer, choosy: Api, clock: TurnedClock
 ) -> None:
+    times: list[float] = []
+    tokens.on_grant = lambda: times.append(clock.monotonic())
     client = make_client(clock=clock)
     for _ in range(1000):
         assert client.get(choosy.url).status_code == 401
         clock.turn(0.1)  # 100 s in all
-    # One to start with, then after 1, 2, 4, 8, 16, 32 s.
-    assert len(tokens.requests) <= 9
+    # One to start with, one for the first refusal, then after 1, 2, 4, 8, 16, 32 s.
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert pauses == pytest.approx([0, 1, 2, 4, 8, 16, 32], abs=0.11)
     # Between renewals nothing is sent twice.
     assert len(choosy.requests) <= 1000 + len(tokens.requests)
 

@@ -86,7 +86,9 @@ def test_a_forced_request_is_made(tokens: TokenServer, make_process: MakeProcess
     assert make_process().request(is_forced=True).token.access_token == "token-1"
 
 
-@pytest.mark.parametrize(("headers", "seconds"), [({"Retry-After": "5"}, 5), ({}, 10)])
+@pytest.mark.parametrize(
+    ("headers", "seconds"), [({"Retry-After": "5"}, 5), ({"Retry-After": "300"}, 30), ({}, 10)]
+)
 def test_too_many_requests_are_shared_until_retry_after(
     tokens: TokenServer,
     clock: TurnedClock,

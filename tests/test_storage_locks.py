@@ -225,11 +225,18 @@ def test_a_lock_that_cannot_be_released_is_not_used_again(
     assert not clock.slept
 
 
+GONE = [ConnectionError(), OSError(28, "full"), type("TimeoutError", (Exception,), {})()]
+
+
+@pytest.mark.parametrize("error", GONE, ids=["system's", "another of it", "library's own"])
 def test_a_storage_that_is_gone_when_the_lock_is_released_is_an_outage(
-    make_client: MakeClient, clock: TurnedClock, caplog: pytest.LogCaptureFixture
+    make_client: MakeClient,
+    clock: TurnedClock,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
 ) -> None:
     storage = Locking()
-    storage.release_error = ConnectionError()
+    storage.release_error = error
     client = make_client(token_storage=storage, token_storage_key="mine", clock=clock)
     assert client.ensure_token()
     (warning,) = warnings_of(caplog)

@@ -61,6 +61,20 @@ def test_the_key_is_the_same_for_the_same_token() -> None:
     )
 
 
+def test_the_key_is_the_same_in_the_next_version_of_alf() -> None:
+    """Processes of both versions share tokens while a fleet is updated."""
+    names = (
+        *("actor_token_type", "audience", "client_id", "grant_type", "organization"),
+        *("requested_token_type", "resource", "response_type", "scope", "subject_token_type"),
+        "tenant",
+    )
+    headers = {"Accept": "a", "Accept-Language": "b", "Content-Type": "c", "User-Agent": "d"}
+    key = entry_key(ENDPOINT, "client-id", [(name, name) for name in names], headers)
+    assert key == "alf:2:id.example.com:client-id:4159adf857e73ef7554970e9b545ec9066e9b79f"
+    secret = entry_key(ENDPOINT, "client-id", [("password", "secret")], {"X-Api-Key": "secret"})
+    assert secret == "alf:2:id.example.com:client-id:a097384f84a8fc27346a3c77105e76c9ecfb4d54"
+
+
 @pytest.mark.parametrize(
     "change",
     [
