@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import email
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from tests.servers import Api, TokenServer
 from tests.test_documentation import ROOT, examples
 
 #: What a checkout of the project has in it, and more.
-SOURCES = ["alf", "docs", "examples", "tests"]
+SOURCES = ["alf", "benchmarks", "docs", "examples", "tests"]
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -51,7 +52,9 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         shutil.copytree(
-            ROOT / name, source / name, ignore=shutil.ignore_patterns("node_modules", "_build")
+            ROOT / name,
+            source / name,
+            ignore=shutil.ignore_patterns("node_modules", "_build", ".venvs"),
         )
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith("."):
@@ -101,9 +104,9 @@ def test_the_sdist_holds_the_tests_and_the_documentation(distributions: Path) ->
         names = [name.partition("/")[2] for name in archive.getnames()]
     for folder in SOURCES:
         here = [str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*.py")]
-        here = [name for name in here if "node_modules" not in name]
+        here = [name for name in here if "node_modules" not in name and ".venvs" not in name]
         assert modules(folder, here) == modules(folder, names)
-    for name in ("CHANGELOG.rst", "LICENSE", "Makefile", "README.rst", "tox.ini"):
+    for name in ("CHANGELOG.rst", "LICENSE", "Makefile", "README.rst", "SECURITY.rst", "tox.ini"):
         assert name in names
     assert not [name for name in names if "node_modules" in name or name.endswith(".pyc")]
 
@@ -122,6 +125,30 @@ def test_it_needs_requests_and_urllib3_alone(metadata: Message) -> None:
     tox.read(ROOT / "tox.ini")
     oldest = tox["testenv"]["deps"].replace("oldest: ", "").split()
     assert sorted(needed) == sorted(name.replace("==", ">=") for name in oldest)
+
+
+def test_the_license_is_an_spdx_expression(metadata: Message) -> None:
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata.get_all("License-File") == ["LICENSE"]
+    assert not [text for text in metadata.get_all("Classifier", []) if text.startswith("License")]
+
+
+def test_the_pythons_of_the_classifiers_are_those_of_the_matrix(metadata: Message) -> None:
+    tox = configparser.ConfigParser()
+    tox.read(ROOT / "tox.ini")
+    (minors,) = re.findall(r"py3\{([\d,]+)\}", tox["tox"]["envlist"])
+    classifiers = metadata.get_all("Classifier", [])
+    named = [text for text in classifiers if re.search(r":: 3\.\d+$", text)]
+    prefix = "Programming Language :: Python :: 3."
+    assert named == [f"{prefix}{minor}" for minor in minors.split(",")]
+    assert metadata["Requires-Python"] == f">=3.{minors.split(',')[0]}"
+
+
+def test_the_benchmarks_come_with_their_results(distributions: Path) -> None:
+    (path,) = distributions.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+    assert {"benchmarks/results.md", "benchmarks/results.svg"} <= set(names)
 
 
 def test_the_version_is_said_once(metadata: Message) -> None:
