@@ -1,4 +1,4 @@
-"""A Client's token for aiohttp: a client middleware (aiohttp 3.12 or later)."""
+"""Use a Client's token in aiohttp, with a client middleware (aiohttp 3.12 or later)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import alf
 
 
 class TokenMiddleware:
-    """Brings the token, and answers a 401 with another one and the same request once more."""
+    """Adds the token to each request; after a 401 it sends the request again with another token."""
 
     def __init__(self, client: alf.Client) -> None:
         self._manager = client.manager
@@ -18,7 +18,7 @@ class TokenMiddleware:
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        # A look into memory; what may take time happens in a thread.
+        # peek() only reads memory; anything that may block runs in a thread.
         token = self._manager.peek(is_fresh=True)
         if token is None:
             token = await asyncio.to_thread(self._manager.token)
@@ -35,7 +35,7 @@ class TokenMiddleware:
 
 
 async def fetch(client: alf.Client, url: str) -> int:
-    """The status of one call."""
+    """Make one call and return its status."""
     middlewares = (TokenMiddleware(client),)
     async with (
         aiohttp.ClientSession(middlewares=middlewares) as session,

@@ -1,6 +1,6 @@
-"""An authorization server (Authlib's) and an API that it protects, on loopback.
+"""An authorization server built on Authlib, and an API that it protects, on loopback.
 
-For demonstrations and tests: it keeps everything in memory and knows one client.
+It is for demonstrations and tests: it keeps everything in memory and has one client.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class GrantedToken(TokenMixin):
 
 @dataclass
 class AuthorizationServer:
-    """What there is to know of the running server, and what can be done to it."""
+    """The state of the running server, and the means to change it."""
 
     client: KnownClient
     lifetime: int
@@ -120,15 +120,15 @@ class _Quiet(WSGIRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log(self, *_args: Any) -> None:
-        """The demonstration prints what matters itself."""
+        """Log nothing: the demonstration prints its own lines."""
 
 
 @contextlib.contextmanager
 def running(lifetime: int = 3600) -> Iterator[AuthorizationServer]:
-    """The server, on a free port, until the block ends; its tokens live so many seconds."""
+    """Run the server on a free port until the block ends; its tokens live ``lifetime`` seconds."""
     server = AuthorizationServer(KnownClient("client-id", "secret", "read write"), lifetime)
     listener = make_server("127.0.0.1", 0, make_app(server), threaded=True, request_handler=_Quiet)
-    # A connection kept alive must not keep the process from ending.
+    # An open connection must not keep the process alive.
     listener.daemon_threads = True
     server.url = f"http://127.0.0.1:{listener.port}"
     thread = threading.Thread(target=listener.serve_forever, daemon=True)

@@ -1,4 +1,4 @@
-"""A token's life, a line for each thing that happens: ``make run``."""
+"""Shows a token's life, with one line for each event: ``make run``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LIFETIME = 2  # seconds
 
 
 class Story:
-    """Calls the API, and tells what that took."""
+    """Calls the API, and prints the status and whether a token was requested."""
 
     def __init__(self, server: AuthorizationServer, client: Client) -> None:
         self._server = server
@@ -21,8 +21,8 @@ class Story:
         before = len(self._server.tokens)
         response = self._client.put(self._server.api, data="hello")
         tokens = len(self._server.tokens) - before
-        asked = "a new token" if tokens else "no new token"
-        print(f"{occasion:36} {response.status_code} from {response.url}, {asked}")
+        result = "a new token" if tokens else "no new token"
+        print(f"{occasion:36} {response.status_code} from {response.url}, {result}")
         if (response.status_code, tokens) != (expected_status, expected_tokens):
             message = f"expected a {expected_status} and {expected_tokens} new tokens: {occasion}"
             raise SystemExit(message)
@@ -35,7 +35,7 @@ def main() -> None:
             token_endpoint=server.token_endpoint,
             client_id=server.client.client_id,
             client_secret=server.client.client_secret,
-            # Early renewal would be too quick to show with so short a life.
+            # With such a short life, early renewal would be too quick to show.
             token_refresh="blocking",
         ) as client,
     ):
@@ -49,7 +49,7 @@ def main() -> None:
         server.is_down = True
         story.tell("endpoint down: good token reused", 200, 0)
         time.sleep(LIFETIME)
-        story.tell("endpoint down, token dead: its error", 503, 0)
+        story.tell("endpoint down, token expired: error", 503, 0)
         server.is_down = False
         story.tell("endpoint up again", 200, 1)
 

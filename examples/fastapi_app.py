@@ -15,7 +15,7 @@ from alf.httpx import TokenAuth
 
 
 def make_app(client: alf.Client, api_url: str) -> FastAPI:
-    """The application; in yours ``client`` may be a global."""
+    """Make the application; in your own code ``client`` may be a global."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

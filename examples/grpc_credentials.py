@@ -1,4 +1,4 @@
-"""A Client's token for gRPC: call credentials."""
+"""Use a Client's token in gRPC, with call credentials."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import alf
 
 
 class TokenPlugin(grpc.AuthMetadataPlugin):
-    """Brings the token with each call; gRPC calls it in a thread of its own."""
+    """Adds the token to each call; gRPC calls the plugin in a separate thread."""
 
     def __init__(self, client: alf.Client) -> None:
         self._client = client
@@ -27,13 +27,13 @@ class TokenPlugin(grpc.AuthMetadataPlugin):
 
 
 def secure_channel(client: alf.Client, target: str, channel: grpc.ChannelCredentials) -> Any:
-    """A channel whose calls carry the token."""
+    """Make a channel whose calls carry the token."""
     calls = grpc.metadata_call_credentials(TokenPlugin(client))
     return grpc.secure_channel(target, grpc.composite_channel_credentials(channel, calls))
 
 
 def call(client: alf.Client, method: Any, request: bytes) -> Any:
-    """Make a call; if the server refuses the token, once more with another one."""
+    """Make a call; if the server refuses the token, make it again with another one."""
     token = client.ensure_token()
     try:
         return method(request)

@@ -1,4 +1,4 @@
-"""An auth plugin of HTTPie: ``http --auth-type=alf https://api.example.com/``."""
+"""An auth plugin for HTTPie: ``http --auth-type=alf https://api.example.com/``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import alf
 
 
 class AlfPlugin(AuthPlugin):  # type: ignore[misc]
-    """The token of the Client that the ``ALF_…`` variables describe."""
+    """Sends the token of the Client that the ``ALF_…`` variables configure."""
 
     name = "OAuth 2.0 client credentials"
     auth_type = "alf"
@@ -18,6 +18,6 @@ class AlfPlugin(AuthPlugin):  # type: ignore[misc]
     auth_parse = False
 
     def get_auth(self, username: str | None = None, password: str | None = None) -> Any:
-        """What HTTPie gives to requests as ``auth``."""
+        """Return what HTTPie passes to requests as ``auth``."""
         client = alf.Client.from_env()
         return client.auth
