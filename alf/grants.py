@@ -31,7 +31,16 @@ _TOKEN_TYPES = ("access_token", "refresh_token", "id_token", "jwt", "saml1", "sa
 _TOKEN_TYPE = "urn:ietf:params:oauth:token-type:"
 
 #: Arguments of JWTBearerGrant that go with a key.
-_ABOUT_KEY = ("issuer", "subject", "audience", "algorithm", "key_id", "lifetime", "claims")
+_ABOUT_KEY = (
+    "password",
+    "issuer",
+    "subject",
+    "audience",
+    "algorithm",
+    "key_id",
+    "lifetime",
+    "claims",
+)
 
 _SourceLike = str | PathLike[str] | Callable[..., str]
 
@@ -93,6 +102,7 @@ class JWTBearerGrant(Grant):
         callable that returns it. The callable may require the parameters ``audience`` (the issuer
         or the token endpoint) and ``client_id``.
     :param key: the private key to sign with, as in :class:`~alf.client_auth.PrivateKeyJWT`.
+    :param password: the password of an encrypted PEM.
     :param issuer: the ``iss`` claim: who signs. Many servers expect the client's identifier.
     :param subject: the ``sub`` claim: whom the token is for. RFC 7523 §3 requires it. By default
         it is left out, as Google expects it for the service account itself.
@@ -117,6 +127,7 @@ class JWTBearerGrant(Grant):
         source: _SourceLike | None = None,
         *,
         key: Any = None,
+        password: str | bytes | None = None,
         issuer: str | None = None,
         subject: str | None = None,
         audience: str | Sequence[str] | None = None,
@@ -128,7 +139,7 @@ class JWTBearerGrant(Grant):
         identity: str | None = None,
     ) -> None:
         # Error reports show local variables; these may be tokens, given by mistake.
-        source, key = masked(source), masked_key(key)
+        source, key, password = masked(source), masked_key(key), masked_key(password)
         arguments = locals()
         if (source is None) == (key is None):
             message = "JWTBearerGrant needs a source of JWTs, or a key to sign them: give one"
@@ -147,7 +158,7 @@ class JWTBearerGrant(Grant):
         if not audience:
             message = "audience is missing: whom the JWT is for, as the server documents it"
             raise TypeError(message)
-        self._key = SigningKey(key, algorithm, allow_short_key=allow_short_key)
+        self._key = SigningKey(key, algorithm, password=password, allow_short_key=allow_short_key)
         self._assertion = Assertion(
             self._key.algorithm,
             key_id=self._key.key_id if key_id is None else key_id,

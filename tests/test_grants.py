@@ -151,6 +151,21 @@ def test_the_kid_and_the_algorithm_of_a_jwk_are_used(
     assert header == {"typ": "JWT", "alg": "ES256", "kid": "jwk-1"}
 
 
+def test_an_encrypted_key_is_opened_with_its_password(
+    make_client: MakeClient, tokens: TokenServer, key: RSAKey
+) -> None:
+    encrypted = key.as_pem(private=True, password="top-secret")
+    grant = JWTBearerGrant(key=encrypted, password="top-secret", **CLAIMS)
+    make_client(grant=grant).renew_token()
+    assertion = tokens.requests[0].form["assertion"]
+    jwt.decode(assertion, key.as_pem(private=False), ["RS256"], audience=CLAIMS["audience"])
+    with pytest.raises(ValueError, match="give its password=") as failure:
+        JWTBearerGrant(key=encrypted, **CLAIMS)
+    assert not [text for text in everything_on(failure.value) if "top-secret" in text]
+    with pytest.raises(TypeError, match="password: only for JWTs that are signed here"):
+        JWTBearerGrant("path", password="top-secret")
+
+
 def test_a_jwt_in_a_file_is_read_anew_for_each_token_request(
     make_client: MakeClient, tokens: TokenServer, tmp_path: Path
 ) -> None:
