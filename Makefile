@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test ecosystem requests-suite fuzz bench bench-fleet simulate servers servers-page lint types matrix dist docs format clean
+.PHONY: run test ecosystem requests-suite fuzz bench bench-fleet simulate model servers servers-page lint types matrix dist docs format clean
 
 run: .venv/demo.stamp  ## a token's life, shown against an embedded server
 	$(BIN)/python -m examples.demo
@@ -52,8 +52,12 @@ docs: .venv/docs.stamp  ## docs/_build/html; a warning is an error
 bench-fleet: .venv/test.stamp  ## token requests and Redis commands of 200 clients
 	$(BIN)/python -m benchmarks.fleet $(ARGS)
 
-simulate: .venv/test.stamp  ## the same of 10,000 clients, simulated
+simulate: .venv/test.stamp  ## the same of 10,000 clients, simulated; then the model
 	$(BIN)/python -m benchmarks.simulate $(ARGS)
+	$(BIN)/python -m tests.model
+
+model: .venv/test.stamp  ## a million random schedules of alf's own code; ARGS="--without all"
+	$(BIN)/python -m tests.model $(ARGS)
 
 format: .venv/dev.stamp
 	$(BIN)/ruff format .

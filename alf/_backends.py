@@ -30,6 +30,9 @@ LONGEST_TTL = 30 * 24 * 3600
 #: A longer value is not an entry and is not decoded.
 _LONGEST_VALUE = 256 * 1024
 
+#: How often to try a lock that cannot be taken, although it has no holder.
+_ADD_TRIES = 3
+
 #: The names that storages give to the time to live in seconds.
 _TTL_WORDS = ("ex", "ttl", "expire", "expires_in", "exptime", "timeout", "time")
 
@@ -150,9 +153,15 @@ class _AddLock:
         self._ttl_options = _ttl_options(storage, "add")
 
     def take(self, name: str, value: str, seconds: int) -> bool:
-        answer = self._storage.add(name, value, **self._ttl_options(seconds))
-        # A client that swallows errors returns false as well; then the lock has no holder.
-        return answer is None or bool(answer) or not self.holder(name)
+        for _ in range(_ADD_TRIES):
+            answer = self._storage.add(name, value, **self._ttl_options(seconds))
+            if answer is None or answer:
+                return True
+            if self.holder(name):
+                return False
+            # It was released a moment ago.
+        # A client that swallows errors always returns false; then the lock has no holder.
+        return True
 
     def holder(self, name: str) -> object:
         return self._storage.get(name)

@@ -26,7 +26,7 @@ _SLOW = 5.0
 _GRACE = 1.0
 
 
-class _Workers:
+class Workers:
     """Daemon threads that run jobs and end when no job is left."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class _Workers:
         self._running: dict[threading.Thread, float] = {}
 
 
-_workers = _Workers()
+_workers = Workers()
 
 
 def run_in_background(job: Job) -> bool:

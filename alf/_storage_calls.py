@@ -40,12 +40,15 @@ class StorageCallError(Exception):
 class _Call:
     """One call and its outcome."""
 
-    def __init__(self, function: Callable[..., Any], args: tuple[object, ...]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], args: tuple[object, ...], give_up_at: float
+    ) -> None:
         self._function = partial(contextvars.copy_context().run, function, *args)
         self.value: Any = None
         self.error: BaseException | None = None
         self.is_done = False
-        self.is_late = False
+        #: When its caller stops waiting.
+        self.give_up_at = give_up_at
 
     def run(self) -> None:
         try:
@@ -87,36 +90,38 @@ class StorageCalls:
         """
         if self._pid != os.getpid():  # a fork that did not run Python's hooks
             self._after_fork()
-        call = _Call(function, args)
+        call = _Call(function, args, time.monotonic() + _LONGEST_CALL)
         if threading.current_thread() is self._thread:  # the storage uses the Client
             call.run()
             return call.result()
-        deadline = time.monotonic() + _LONGEST_CALL
-        with self._changed:
-            if not self._changed.wait_for(self._is_free, _LONGEST_CALL) or self._call is not None:
-                raise StorageCallError(TimeoutError("the previous call has not returned"))
-            has_thread = self._start()
-            # Before the assignment, so that an interrupt cannot leave a call that the thread does
-            # not notice.
-            self._changed.notify_all()
-            self._call = call
-            if has_thread:
-                self._wait_for(call, deadline)
-        if not has_thread:
-            self._run(call)
+        has_thread = True
+        try:
+            with self._changed:
+                is_free = self._changed.wait_for(self._is_free, _LONGEST_CALL)
+                if not is_free or self._call is not None:
+                    raise StorageCallError(TimeoutError("the previous call has not returned"))
+                has_thread = self._start()
+                # Before the assignment, so that an interrupt cannot leave a call that the thread
+                # does not notice.
+                self._changed.notify_all()
+                self._call = call
+                if has_thread:
+                    self._wait_for(call)
+            if not has_thread:
+                self._run(call)
+        finally:
+            if not has_thread and self._call is call:
+                self._call = None  # after an interrupt nobody else would end the call
         return call.result()
 
-    def _wait_for(self, call: _Call, deadline: float) -> None:
-        try:
-            self._changed.wait_for(lambda: call.is_done, deadline - time.monotonic())
-        finally:
-            # No caller waits for it any more; after an interrupt as well.
-            call.is_late = not call.is_done
-        if call.is_late:
+    def _wait_for(self, call: _Call) -> None:
+        left = call.give_up_at - time.monotonic()
+        if not self._changed.wait_for(lambda: call.is_done, left):
             raise StorageCallError(TimeoutError(f"no answer within {_LONGEST_CALL:g} s"))
 
     def _is_free(self) -> bool:
-        return self._call is None or self._call.is_late
+        # A call returns even if its caller was interrupted.
+        return self._call is None or time.monotonic() >= self._call.give_up_at
 
     def _start(self) -> bool:
         """Start the thread unless it runs; return whether it does."""

@@ -163,7 +163,7 @@ class TokenManager:
         token = self._source.stored() if cached is None else cached.token
         if token is not None:
             self._source.revoke(token)
-            self._flight.replace(cached, None)
+            self._forget(token)
 
     def refusal(self, origin: str) -> Refusal:
         """Decides what to do about a token that an API has just refused.
@@ -184,7 +184,7 @@ class TokenManager:
         token = self._source.stored() if cached is None else cached.token
         if token is not None:
             self._source.discard(token.access_token)
-        self._flight.replace(cached, None)
+            self._forget(token)
 
     # -- the connections to the endpoint ---------------------------------------------------
 
@@ -240,6 +240,13 @@ class TokenManager:
     def _tell_refused(self, **details: Any) -> None:
         self._notices.tell(TokenRefused, **details)
         self._notices.flush()
+
+    def _forget(self, token: Token) -> None:
+        # The same token has a new entry once it has been stored, or could not be refreshed.
+        cached = self._flight.current
+        while cached is not None and cached.token.access_token == token.access_token:
+            self._flight.replace(cached, None)
+            cached = self._flight.current
 
     # -- one flight ------------------------------------------------------------------------
 

@@ -159,6 +159,29 @@ def test_an_add_that_says_no_although_nobody_holds_the_lock(
     assert not clock.slept
 
 
+def test_a_lock_that_is_released_while_another_process_looks_at_it(
+    make_client: MakeClient, clock: TurnedClock
+) -> None:
+    class Racing(Adding):
+        is_late = False
+
+        def add(self, key: str, value: str, expire: int = 0) -> Any:
+            if not self.is_late:
+                self.is_late = True
+                return False  # another process has it, and releases it now
+            return super().add(key, value, expire)
+
+    storage = Racing()
+    locks: list[bool] = []
+    client = make_client(
+        token_storage=storage,
+        clock=clock,
+        client_secret=lambda: locks.append(any("lock" in key for key in storage.entries)) or "s",
+    )
+    client.ensure_token()
+    assert locks == [True], "the token was requested without the lock"
+
+
 class AddsForEver(Adding):
     def add(self, key: str, value: str) -> Any:
         raise AssertionError

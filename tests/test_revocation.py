@@ -12,7 +12,8 @@ from urllib3.util.retry import Retry
 
 from alf import Client, TokenError
 from alf.client_auth import PrivateKeyJWT
-from tests.servers import Api, Reply, Request, TokenServer, hang_up
+from tests.servers import Api, Reply, Request, TokenServer, TurnedClock, hang_up
+from tests.storage_doubles import Faulty
 from tests.test_client_auth import EC_KEY
 
 MakeClient = Callable[..., Client]
@@ -260,3 +261,29 @@ def test_a_manager_of_the_users_own_may_have_no_way(make_client: MakeClient) -> 
     own = type("OwnClient", (Client,), {"token_manager_class": ManagerOf07})
     with pytest.raises(NotImplementedError, match="ManagerOf07 has no way to revoke a token"):
         make_client(own).revoke_token()
+
+
+def test_a_token_that_is_stored_while_it_is_revoked_is_forgotten(
+    make_client: MakeClient, tokens: TokenServer, clock: TurnedClock
+) -> None:
+    storage = Faulty()
+    storage.set_error = OSError()
+
+    def answer(request: Request) -> Reply:
+        if request.path != "/revoke":
+            return tokens.granted()
+        storage.set_error = None
+        clock.turn(5)
+        client.ensure_token()  # stores the token
+        return Reply(200)
+
+    tokens.script = answer
+    client = make_client(
+        token_storage=storage,
+        revocation_endpoint=f"{tokens.url}/revoke",
+        token_refresh="blocking",
+        clock=clock,
+    )
+    client.ensure_token()
+    client.revoke_token()
+    assert client.ensure_token().access_token == "token-2"

@@ -129,6 +129,36 @@ def test_a_caller_makes_the_call_if_there_is_no_thread(monkeypatch: pytest.Monke
     assert call(threading.get_ident) == threading.get_ident()
 
 
+def test_an_interrupt_without_a_thread_does_not_block_the_calls_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_args: Any, **_options: Any) -> Any:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    class Interrupting(threading.Condition):  # type: ignore[misc]
+        """Strikes when the lock is taken to end the call."""
+
+        is_armed = False
+
+        def __enter__(self) -> bool:
+            if Interrupting.is_armed:
+                Interrupting.is_armed = False
+                raise TimeLimitExceeded
+            return super().__enter__()
+
+    def arm() -> str:
+        Interrupting.is_armed = True
+        return "made"
+
+    monkeypatch.setattr(threading, "Condition", Interrupting)
+    monkeypatch.setattr(threading, "Thread", refuse)
+    call = StorageCalls()
+    with pytest.raises(TimeLimitExceeded):
+        call(arm)
+    assert call(lambda: "the next") == "the next"
+
+
 def test_a_fork_that_ran_no_hooks_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     call = StorageCalls()
     before = call(threading.get_ident)
