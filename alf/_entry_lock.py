@@ -111,8 +111,8 @@ class EntryLock:
         given_up_at = math.inf
         while True:
             clock.sleep(pause)
-            now = clock.monotonic()
             value, held = self._look()
+            now = clock.monotonic()
             stored = find(value)
             if stored is not None:
                 return False, stored

@@ -188,7 +188,7 @@ class Model:
             self._steps.put_in(self._step)
         self._is_fine = is_fine
         draw = random.Random(seed)
-        scheduler = Scheduler(seed, draw.choice((5, 20, 60) if is_fine else (2, 5, 15)), without)
+        scheduler = Scheduler(seed, draw.choice((15, 50, 150) if is_fine else (3, 10)), without)
         scheduler.parking = draw.choice((0.0, 0.3, 0.8))
         self._threads.scheduler = self._timers.scheduler = scheduler
         self._random.seed(seed)
@@ -252,7 +252,7 @@ class _Schedule:
 
     def run(self, is_fine: bool) -> Outcome:
         draw, scheduler, world = self._draw, self._scheduler, self._world
-        count = draw.choice((1, 2, 2, 3)) if self._scene == "any" else draw.choice((1, 1, 2))
+        count = draw.choice((1, 1, 2, 2, 3)) if self._scene == "any" else draw.choice((1, 1, 2))
         if self._kind in ("mapping", "none"):
             count = 1
         processes = [self._start_process(number) for number in range(count)]
