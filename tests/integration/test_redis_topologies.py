@@ -175,6 +175,40 @@ def test_no_call_fails_while_redis_is_emptied_all_the_time(tokens: TokenServer, 
     assert len(tokens.requests) <= 4 * 2 * (1 + lasted / 4)
 
 
+def test_no_call_fails_while_redis_evicts_entries_and_locks(tokens: TokenServer, api: Api) -> None:
+    tokens.expires_in = 4
+    is_over = threading.Event()
+
+    def fill() -> None:
+        value = "x" * 10_000
+        with redis_at(server.port) as connection:
+            connection.config_set("maxmemory-policy", "allkeys-random")
+            connection.config_set("maxmemory", connection.info("memory")["used_memory"] + 2**20)
+            while not is_over.wait(0.05):
+                for number in range(40):
+                    connection.set(f"filler:{time.monotonic()}:{number}", value)
+            evicted.append(connection.info("stats")["evicted_keys"])
+
+    evicted: list[int] = []
+    with running_redis() as server:
+        make_storage = functools.partial(redis_at, server.port)
+        filling = threading.Thread(target=fill)
+        try:
+            started_at = time.monotonic()
+            with Fleet(make_storage, api.url, 4, 2, token_endpoint=tokens.endpoint) as fleet:
+                filling.start()
+                fleet.start_calling(on=True)
+                wait_until(lambda: len(tokens.requests) >= 8)
+                assert fleet.stop_calling() == {200}
+            lasted = time.monotonic() - started_at
+        finally:
+            is_over.set()
+            filling.join()
+    assert evicted[0] > 0
+    # At worst each process renews for itself, twice a life.
+    assert len(tokens.requests) <= 4 * 2 * (1 + lasted / 4)
+
+
 def make_global_client(endpoint: str, port: int) -> None:
     global _client
     _client = Client(

@@ -32,7 +32,7 @@ FOCUS = {
 
 def run(code: str) -> str:
     environ = {name: value for name, value in os.environ.items() if "COV" not in name}
-    code = f"from tests.model.__main__ import explore\nfrom tests.model.schedules import *\n{code}"
+    code = f"from tests.model.explore import explore\nfrom tests.model.schedules import *\n{code}"
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -267,7 +267,8 @@ class World:
         if current is not None and current.access_token not in owner.refused:
             self.breach(f"a token request, though {current.access_token} is there")
         name = hold.entry if hold is not None else None
-        if name is None or name in owner.refused or scheduler.now <= owner.troubled_until:
+        is_troubled = scheduler.now <= owner.troubled_until or scheduler.slow
+        if name is None or name in owner.refused or is_troubled:
             return
         stored = self.tokens[name]
         left = stored.issued_at + stored.life - now
