@@ -254,8 +254,8 @@ class World:
         return None
 
     def _judge_need(self, owner: Owner, task: Task, hold: Hold | None) -> None:
-        if task.works_for_itself or owner.is_overtaken or owner.forgetting:
-            return
+        if task.works_for_itself or owner.is_overtaken or owner.forgetting or self.scheduler.slow:
+            return  # a flight whose thread did not run for long may be overtaken
         scheduler = self.scheduler
         stepping, scheduler.is_still = scheduler.is_still, True
         try:
@@ -267,8 +267,7 @@ class World:
         if current is not None and current.access_token not in owner.refused:
             self.breach(f"a token request, though {current.access_token} is there")
         name = hold.entry if hold is not None else None
-        is_troubled = scheduler.now <= owner.troubled_until or scheduler.slow
-        if name is None or name in owner.refused or is_troubled:
+        if name is None or name in owner.refused or scheduler.now <= owner.troubled_until:
             return
         stored = self.tokens[name]
         left = stored.issued_at + stored.life - now
