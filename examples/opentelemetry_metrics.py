@@ -1,7 +1,7 @@
 """Metrics for OpenTelemetry: ``Client(..., on_event=count)``, then ``watch("client-id", client)``.
 
-Names and units follow its conventions: namespaces with dots, seconds as ``s``, ``error.type`` and
-``server.address``; what they do not know is in the namespace ``alf``.
+Names and units follow OpenTelemetry's conventions: namespaces with dots, seconds as ``s``,
+``error.type`` and ``server.address``. All other names are in the namespace ``alf``.
 """
 
 from __future__ import annotations

@@ -16,22 +16,22 @@ HEAD = """\
 Works with
 ==========
 
-A Client goes wherever a library takes a :class:`requests.Session`; where it takes only an ``auth``
-object, ``client.auth`` does the same on the library's own Session. Each row below is run by
-``make ecosystem``, in the version shown, against a token endpoint and an API on loopback. The page
-is made from what was seen there.
+A Client works with any library that takes a :class:`requests.Session`. If a library takes only an
+``auth`` object, ``client.auth`` does the same on the library's own Session. ``make ecosystem`` runs each
+row below, in the version shown, against a token endpoint and an API on loopback, and writes this page
+from the results.
 
-In each row the first call requests one token and has the same result, with as many requests to the
-API, as a plain :class:`requests.Session` with a token that never expires.
+In each row the first call requests one token. It has the same result as with a plain
+:class:`requests.Session` whose token never expires, and makes as many requests to the API.
 
 Expired
-    how many requests the API refused when the token had expired before the call.
+    The token expired before the call: how many requests the API refused.
 Revoked
-    how many it refused when the token had been revoked before the call, which succeeds.
+    The token was revoked before the call: how many requests the API refused. The call succeeds.
 Plain
-    how many it refuses of the same call with a plain Session, whose call fails.
+    The same with a plain Session: how many requests the API refused. The call fails.
 
-A row that says *fails* does not work yet; it says why.
+A row that says *fails* does not work yet, and gives the reason.
 
 .. list-table::
    :header-rows: 1

@@ -26,7 +26,7 @@ def python_gitlab(lab: Any) -> Call:
     "jira",
     "services",
     "``class JiraSession(Client, ResilientSession)``; ``jira._session = session``",
-    note="There is no argument for it. Setting ``jira._session.auth = client.auth`` works, too.",
+    note="The constructor has no argument for it. Setting ``jira._session.auth = client.auth`` works, too.",
 )
 def jira(lab: Any) -> Call:
     from jira import JIRA
@@ -65,7 +65,7 @@ def atlassian(lab: Any) -> Call:
     "simple-salesforce",
     "services",
     '``Salesforce(instance_url=…, session_id="-", session=client)``',
-    note="``session_id`` must be there, and is not used.",
+    note="``session_id`` is required, but not used.",
 )
 def simple_salesforce(lab: Any) -> Call:
     from simple_salesforce import Salesforce
@@ -119,7 +119,7 @@ def spotipy(lab: Any) -> Call:
     "stripe",
     "services",
     '``StripeClient("-", http_client=stripe.RequestsClient(session=client))``',
-    note="An API key must be there, and is not used.",
+    note="An API key is required, but not used.",
 )
 def stripe(lab: Any) -> Call:
     import stripe

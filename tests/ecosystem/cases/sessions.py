@@ -203,7 +203,7 @@ def pook(lab: Any) -> Call:
     "vcrpy",
     "sessions",
     "``with vcr.use_cassette(path): client.get(url)``",
-    note="The cassette holds token requests and healed refusals, too: use its filters.",
+    note="The cassette also contains token requests and healed refusals; use its filters.",
 )
 def vcrpy(lab: Any) -> Call:
     import vcr
