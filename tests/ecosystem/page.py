@@ -17,9 +17,9 @@ Works with
 ==========
 
 A Client works with any library that takes a :class:`requests.Session`. If a library takes only an
-``auth`` object, ``client.auth`` does the same on the library's own Session. ``make ecosystem`` runs each
-row below, in the version shown, against a token endpoint and an API on loopback, and writes this page
-from the results.
+``auth`` object, ``client.auth`` does the same on the library's own Session. ``make ecosystem`` runs
+each row below, in the version shown, against a token endpoint and an API on loopback, and writes
+this page from the results.
 
 In each row the first call requests one token. It has the same result as with a plain
 :class:`requests.Session` whose token never expires, and makes as many requests to the API.

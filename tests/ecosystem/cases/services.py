@@ -26,7 +26,7 @@ def python_gitlab(lab: Any) -> Call:
     "jira",
     "services",
     "``class JiraSession(Client, ResilientSession)``; ``jira._session = session``",
-    note="The constructor has no argument for it. Setting ``jira._session.auth = client.auth`` works, too.",
+    note="It has no argument for it. Setting ``jira._session.auth = client.auth`` works, too.",
 )
 def jira(lab: Any) -> Call:
     from jira import JIRA
