@@ -239,11 +239,12 @@ class Refusal:
 
     def _next(self, refused: Token) -> Token | None:
         refusals = self._all
-        if not self._has_tried_known:
-            self._last = refusals.tokens.known(self._refused)
-            if self._last is not None:
-                self._has_tried_known = True
-                return self._last.token
+        # Also if a known token has been tried: the refused ones are not taken from anywhere again.
+        known = refusals.tokens.known(self._refused)
+        if known is not None and not self._has_tried_known:
+            self._last = known
+            self._has_tried_known = True
+            return known.token
         if not refusals.may_request(self._origin):
             if not self._has_tried_known and refusals.is_flapping(self._origin):
                 self._is_repeated = True

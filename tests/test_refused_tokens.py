@@ -47,6 +47,26 @@ def test_a_refused_token_is_replaced_and_the_caller_sees_nothing(
     assert len(tokens.requests) == 2
 
 
+def test_a_token_from_the_storage_that_was_refused_is_not_tried_again(
+    make_client: MakeClient, tokens: TokenServer, api: Api
+) -> None:
+    storage: dict[str, Any] = {}
+    client = make_client(token_storage=storage)
+    client.get(api.url)
+    tokens.alive.clear()
+    # Another process, of which this one knows nothing, stores a second token.
+    other_storage: dict[str, Any] = {}
+    other = make_client(token_storage=other_storage)
+    other.get(api.url)
+    storage.update(other_storage)
+    tokens.alive.clear()
+    client.get(api.url)
+    tokens.alive.clear()
+    sent = len(api.requests)
+    assert client.get(api.url).status_code == 200
+    assert statuses_seen(api)[sent:] == ["Bearer token-3", "Bearer token-4"]
+
+
 class Unseekable(io.RawIOBase):
     """A pipe: it can be read once."""
 
