@@ -53,8 +53,8 @@ def watch(client_id: str, client: Client) -> None:
             yield Observation(health.age, attributes)
 
     METER.create_observable_gauge(
-        "alf.token.remaining", [remaining], unit="s", description="Until the token expires"
+        "alf.token.remaining", [remaining], unit="s", description="Time until the token expires"
     )
     METER.create_observable_gauge(
-        "alf.token.age", [age], unit="s", description="Since the token was requested"
+        "alf.token.age", [age], unit="s", description="Time since the token was requested"
     )

@@ -16,9 +16,11 @@ SECONDS = Histogram(
     "alf_token_request_seconds", "How long token requests took", ["client_id", "event"]
 )
 REMAINING = Gauge(
-    "alf_token_remaining_seconds", "Until the token expires; 0: no token", ["client_id"]
+    "alf_token_remaining_seconds",
+    "Seconds until the token expires; 0 without a token",
+    ["client_id"],
 )
-AGE = Gauge("alf_token_age_seconds", "Since the token was requested", ["client_id"])
+AGE = Gauge("alf_token_age_seconds", "Seconds since the token was requested", ["client_id"])
 
 
 def count(event: Event) -> None:
