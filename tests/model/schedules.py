@@ -539,7 +539,8 @@ class _Schedule:
             forget()
         finally:
             owner.forgetting -= 1
-            owner.refused.update(owner.entries_read)
+            # Another thread may have brought one into memory meanwhile.
+            owner.refused.update(self._world.tokens)
         if token is not None:
             self._order += 1
             owner.replaced.setdefault(token.access_token, self._order)

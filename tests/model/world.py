@@ -115,9 +115,8 @@ class Owner:
     is_overtaken: bool = False
     #: The value of the lock when it was last looked at.
     seen: object = None
-    #: How many of its threads have it forget a token, and the tokens read from the storage then.
+    #: How many of its threads have it forget a token.
     forgetting: int = 0
-    entries_read: set[str] = field(default_factory=set)
     warned_at: dict[str, float] = field(default_factory=dict)
 
 
@@ -266,7 +265,8 @@ class World:
             scheduler.is_still = stepping
         if current is not None and current.access_token not in owner.refused:
             self.breach(f"a token request, though {current.access_token} is there")
-        name = hold.entry if hold is not None else None
+        # One that could not be released may be that of an earlier flight.
+        name = hold.entry if hold is not None and not owner.has_lost_lock_for_good else None
         if name is None or name in owner.refused or scheduler.now <= owner.troubled_until:
             return
         stored = self.tokens[name]
@@ -391,8 +391,6 @@ class _Commands:
             value = None
         if name.endswith(":lock"):
             self.owner.seen = value
-        elif self.owner.forgetting and self.world.entry is not None:
-            self.owner.entries_read.add(self.world.entry)
         return value
 
     def put(self, name: str, value: str, seconds: float) -> None:
