@@ -175,8 +175,9 @@ class World:
         """A token request begins: is it the only one, under the lock, and needed?"""
         now = self.scheduler.now
         hold = owner.hold
-        if hold is not None and (hold.lost(now) or owner.last_life <= 0):
-            hold = None  # if the last token was dead on arrival, it is that of the flight before
+        is_unsure = owner.last_life <= 0 or now <= owner.troubled_until
+        if hold is not None and (hold.lost(now) or is_unsure):
+            hold = None  # it may be that of the flight before
         request = Request(owner, task, now, hold)
         self.counts["token requests"] += 1
         for other in self.under_way:
@@ -359,7 +360,7 @@ class _Commands:
         if "slow storage" in world.faults and draw() < 0.1:
             seconds = 4.0 * draw()
         fails = world.is_down or ("failing storage" in world.faults and draw() < 0.05)
-        if fails or seconds > LONGEST_CALL - 0.05:
+        if fails or seconds > LONGEST_CALL / 8:  # a call may send several commands
             self._note_trouble(scheduler.now + seconds)
         if not fails or draw() < 0.3:
             if seconds:
