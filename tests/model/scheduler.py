@@ -484,7 +484,12 @@ class Condition(RLock):
         if task in self._listening:
             self._listening.remove(task)
         if self._works:
-            self.acquire()
+            # Not acquire(): Python's own conditions are not interrupted here either.
+            while self._holder is not None:
+                self._waiting.append(task)
+                scheduler.block()
+            self._holder = task
+            self._depth = 1
         if task.interrupt:
             scheduler.interrupt_now(task)
 
