@@ -57,7 +57,8 @@ def test_an_error_without_known_words_gets_the_general_advice(
 ) -> None:
     tokens.replies = [Reply(400, {"error": "unauthorized_client", "error_description": "no"})]
     assert advice(capsys) == [
-        "try: to have the client credentials grant (machine to machine) enabled for this client"
+        "try: to have the client credentials grant (machine to machine) enabled for this client",
+        "try: with grant=: to have that grant enabled for this client",
     ]
 
 
