@@ -47,7 +47,7 @@ def test_warning():
 
 def test_exception():
     with pytest.raises(ValueError):
-        TokenManager("x://token-17", "client-id")
+        TokenManager("x://token-17", "client-id", "top-secret")
 """
 
 SHOWS_NOT = """
