@@ -12,7 +12,7 @@ from requests.exceptions import ProxyError, RequestException, SSLError, Timeout
 
 from alf._answers import read_members
 from alf._inspection import causes
-from alf._known_errors import advise_on_words
+from alf._known_errors import WRONG_SECRET, advise_on_words
 from alf._retries import retry_after
 from alf._texts import has_outer_blanks, without_line_break
 from alf.client_auth import ClientAssertion, ClientSecretJWT, PrivateKeyJWT, SignedClientAuth
@@ -56,7 +56,7 @@ def advise(error: RequestException, options: Mapping[str, Any]) -> Iterator[str]
 
 _ADVICE: Mapping[str, tuple[str, ...]] = {
     "invalid_client": (
-        "whether client id and secret are those of this endpoint, and the secret has not expired",
+        WRONG_SECRET,
         "whether the client still exists there, and is enabled",
         "another way to say who you are: --client-auth client_secret_post",
     ),

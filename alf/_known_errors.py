@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["advise_on_words"]
+__all__ = ["WRONG_SECRET", "advise_on_words"]
 
 
 class _Known(NamedTuple):
@@ -23,8 +23,9 @@ class _Known(NamedTuple):
     statuses: tuple[int, ...] = ()
 
 
-_WRONG_SECRET = (
-    "whether client id and secret are those of this endpoint, and the secret not expired"
+#: The first thing to try after a refusal of the client.
+WRONG_SECRET = (
+    "whether client id and secret are those of this endpoint, and the secret has not expired"
 )
 
 # The first that fits counts. Only codes and phrases that were seen; docs/command-line.rst has
@@ -36,7 +37,7 @@ _KNOWN = (
         "service account",
         ("to turn on 'Service accounts roles' for this client: Keycloak's name for the grant",),
     ),
-    _Known("unauthorized_client", "invalid client", (_WRONG_SECRET,), (401,)),
+    _Known("unauthorized_client", "invalid client", (WRONG_SECRET,), (401,)),
     # Auth0.
     _Known(
         "access_denied",
@@ -49,9 +50,9 @@ _KNOWN = (
         "client-grant",
         ("to authorize this client for the API that --audience names, in the API's settings",),
     ),
-    _Known("access_denied", "", (_WRONG_SECRET,), (401,)),
+    _Known("access_denied", "", (WRONG_SECRET,), (401,)),
     # Entra ID.
-    _Known("", "AADSTS7000215", ("the secret's value: its id is shown beside it", _WRONG_SECRET)),
+    _Known("", "AADSTS7000215", ("the secret's value: its id is shown beside it", WRONG_SECRET)),
     _Known("", "AADSTS7000222", ("a new secret: this one has expired",)),
     _Known(
         "",
@@ -103,7 +104,7 @@ _KNOWN = (
         ("to turn on the client credentials grant: ServiceNow calls this a server_error",),
     ),
     # Twitch has no error code, but a message.
-    _Known("", "^invalid client", (_WRONG_SECRET,)),
+    _Known("", "^invalid client", (WRONG_SECRET,)),
 )
 
 
