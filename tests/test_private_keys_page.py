@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
-import textwrap
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -27,17 +25,11 @@ from cryptography.x509.oid import NameOID
 
 from alf import Client
 from tests.servers import Reply, Request, Server, TokenServer, running
+from tests.test_providers import recipes_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "private-keys.rst"
 
-EXAMPLE = re.compile(
-    r"^\.\. code-block:: python\n    :name: (?P<name>\S+)\n\n(?P<code>(?:    .*\n|\n)+)",
-    re.MULTILINE,
-)
-EXAMPLES = {
-    block["name"]: textwrap.dedent(block["code"])
-    for block in EXAMPLE.finditer(PAGE.read_text(encoding="utf-8"))
-}
+EXAMPLES = recipes_of(PAGE)
 PREAMBLE = EXAMPLES.pop("preamble")
 
 KEY = ec.generate_private_key(ec.SECP256R1())

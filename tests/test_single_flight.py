@@ -176,13 +176,14 @@ def steps(client: Client, api: Api, stop_at: int, strike: Callable[[], object] =
             strike()
         return trace
 
+    before = sys.gettrace()
     sys.settrace(trace)
     try:
         client.get(api.url)
     except Interrupt:
         pass
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
     return count
 
 
@@ -218,20 +219,16 @@ def test_an_interrupt_at_any_step_strands_nobody(
         clock.turn({"due": 3000, "expired": 4000}.get(state, 0))
         return client
 
-    before = sys.gettrace()
-    try:
-        total = steps(prepare(), api, 0)
-        # An odd stride of each case's own: all cases together are about 500 different steps.
-        for stop_at in range(1 + len(state), total, max(1, total // 41)):
-            client = prepare()
-            steps(client, api, stop_at)
-            assert client.get(api.url).status_code == 200
-            with ThreadPoolExecutor(1) as pool:
-                assert pool.submit(client.get, api.url).result(20).status_code == 200
-            client.close()
-        gc.collect()
-    finally:
-        sys.settrace(before)
+    total = steps(prepare(), api, 0)
+    # An odd stride of each case's own: all cases together are about 500 different steps.
+    for stop_at in range(1 + len(state), total, max(1, total // 41)):
+        client = prepare()
+        steps(client, api, stop_at)
+        assert client.get(api.url).status_code == 200
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(client.get, api.url).result(20).status_code == 200
+        client.close()
+    gc.collect()
 
 
 @pytest.mark.parametrize("storage", [None, dict])
@@ -264,16 +261,12 @@ def test_a_call_from_within_at_any_step_never_hangs(
         finally:
             sys.settrace(trace)
 
-    before = sys.gettrace()
-    try:
-        total = steps(prepare(), api, 0)
-        for stop_at in range(1, total, max(1, total // 60)):
-            client = prepare()
-            steps(client, api, stop_at, partial(call, client))
-            assert client.get(api.url).status_code == 200
-            client.close()
-    finally:
-        sys.settrace(before)
+    total = steps(prepare(), api, 0)
+    for stop_at in range(1, total, max(1, total // 60)):
+        client = prepare()
+        steps(client, api, stop_at, partial(call, client))
+        assert client.get(api.url).status_code == 200
+        client.close()
     assert set(results) == {200, True}
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,19 +16,11 @@ from joserfc.jwk import RSAKey
 
 from alf import Client, TokenError
 from tests.servers import Api, Reply, Request, Server, TokenServer, running
+from tests.test_providers import recipes_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "workload-identity.rst"
 
-RECIPE = re.compile(
-    r"^\.\. code-block:: python\n    :name: (?P<name>\S+)\n\n(?P<code>(?:    .*\n|\n)+)",
-    re.MULTILINE,
-)
-
-#: The page's code blocks by name.
-RECIPES = {
-    block["name"]: textwrap.dedent(block["code"])
-    for block in RECIPE.finditer(PAGE.read_text(encoding="utf-8"))
-}
+RECIPES = recipes_of(PAGE)
 PREAMBLE = RECIPES.pop("preamble")
 
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"

@@ -148,38 +148,44 @@ def test_no_call_fails_while_a_replica_takes_over(
     assert requested <= 4 * (lasted + 2)
 
 
-def test_no_call_fails_while_redis_is_emptied_all_the_time(tokens: TokenServer, api: Api) -> None:
+def assert_no_call_fails(
+    tokens: TokenServer, api: Api, port: int, trouble: Callable[[threading.Event], None]
+) -> None:
+    """Some processes call through several lives of a token while something goes wrong in Redis.
+
+    :param trouble: makes it go wrong until the event is set.
+    """
     tokens.expires_in = 4
     is_over = threading.Event()
+    thread = threading.Thread(target=trouble, args=(is_over,))
+    make_storage = functools.partial(redis_at, port)
+    try:
+        started_at = time.monotonic()
+        with Fleet(make_storage, api.url, 4, 2, token_endpoint=tokens.endpoint) as fleet:
+            thread.start()
+            fleet.start_calling(on=True)
+            wait_until(lambda: len(tokens.requests) >= 8)
+            assert fleet.stop_calling() == {200}
+        lasted = time.monotonic() - started_at
+    finally:
+        is_over.set()
+        thread.join()
+    # At worst each process renews for itself, twice a life.
+    assert len(tokens.requests) <= 4 * 2 * (1 + lasted / 4)
 
-    def empty() -> None:
+
+def test_no_call_fails_while_redis_is_emptied_all_the_time(tokens: TokenServer, api: Api) -> None:
+    def empty(is_over: threading.Event) -> None:
         with redis_at(server.port) as connection:
             while not is_over.wait(0.2):
                 connection.flushall()
 
     with running_redis() as server:
-        make_storage = functools.partial(redis_at, server.port)
-        emptying = threading.Thread(target=empty)
-        emptying.start()
-        try:
-            started_at = time.monotonic()
-            with Fleet(make_storage, api.url, 4, 2, token_endpoint=tokens.endpoint) as fleet:
-                fleet.start_calling(on=True)
-                wait_until(lambda: len(tokens.requests) >= 8)
-                assert fleet.stop_calling() == {200}
-            lasted = time.monotonic() - started_at
-        finally:
-            is_over.set()
-            emptying.join()
-    # At worst each process renews for itself, twice a life.
-    assert len(tokens.requests) <= 4 * 2 * (1 + lasted / 4)
+        assert_no_call_fails(tokens, api, server.port, empty)
 
 
 def test_no_call_fails_while_redis_evicts_entries_and_locks(tokens: TokenServer, api: Api) -> None:
-    tokens.expires_in = 4
-    is_over = threading.Event()
-
-    def fill() -> None:
+    def fill(is_over: threading.Event) -> None:
         value = "x" * 10_000
         with redis_at(server.port) as connection:
             connection.config_set("maxmemory-policy", "allkeys-random")
@@ -191,22 +197,8 @@ def test_no_call_fails_while_redis_evicts_entries_and_locks(tokens: TokenServer,
 
     evicted: list[int] = []
     with running_redis() as server:
-        make_storage = functools.partial(redis_at, server.port)
-        filling = threading.Thread(target=fill)
-        try:
-            started_at = time.monotonic()
-            with Fleet(make_storage, api.url, 4, 2, token_endpoint=tokens.endpoint) as fleet:
-                filling.start()
-                fleet.start_calling(on=True)
-                wait_until(lambda: len(tokens.requests) >= 8)
-                assert fleet.stop_calling() == {200}
-            lasted = time.monotonic() - started_at
-        finally:
-            is_over.set()
-            filling.join()
+        assert_no_call_fails(tokens, api, server.port, fill)
     assert evicted[0] > 0
-    # At worst each process renews for itself, twice a life.
-    assert len(tokens.requests) <= 4 * 2 * (1 + lasted / 4)
 
 
 def make_global_client(endpoint: str, port: int) -> None:

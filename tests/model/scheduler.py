@@ -424,11 +424,7 @@ class RLock:
             self._depth += 1
             return True
         if self._works:
-            while self._holder is not None:
-                self._waiting.append(task)
-                scheduler.block()
-            self._holder = task
-            self._depth = 1
+            self._take(task)
         scheduler.hold_up()
         return True
 
@@ -439,6 +435,13 @@ class RLock:
                 return
             self._let_go()
         self._scheduler.step()
+
+    def _take(self, task: Task) -> None:
+        while self._holder is not None:
+            self._waiting.append(task)
+            self._scheduler.block()
+        self._holder = task
+        self._depth = 1
 
     def _let_go(self) -> None:
         self._holder = None
@@ -485,11 +488,7 @@ class Condition(RLock):
             self._listening.remove(task)
         if self._works:
             # Not acquire(): Python's own conditions are not interrupted here either.
-            while self._holder is not None:
-                self._waiting.append(task)
-                scheduler.block()
-            self._holder = task
-            self._depth = 1
+            self._take(task)
         if task.interrupt:
             scheduler.interrupt_now(task)
 
