@@ -11,13 +11,13 @@ __all__ = ["WRONG_SECRET", "advise_on_words"]
 class _Known(NamedTuple):
     """An error that a provider is known to answer with.
 
-    :param error: the error code; ``""``: any, or none.
+    :param error: the error code; ``""``: the answer has none; ``None``: any.
     :param words: a regular expression for the description.
     :param advice: what to try, the likeliest first.
     :param statuses: the status codes; none: any.
     """
 
-    error: str
+    error: str | None
     words: str
     advice: tuple[str, ...]
     statuses: tuple[int, ...] = ()
@@ -52,21 +52,21 @@ _KNOWN = (
     ),
     _Known("access_denied", "", (WRONG_SECRET,), (401,)),
     # Entra ID.
-    _Known("", "AADSTS7000215", ("the secret's value: its id is shown beside it", WRONG_SECRET)),
-    _Known("", "AADSTS7000222", ("a new secret: this one has expired",)),
+    _Known(None, "AADSTS7000215", ("the secret's value: its id is shown beside it", WRONG_SECRET)),
+    _Known(None, "AADSTS7000222", ("a new secret: this one has expired",)),
     _Known(
-        "",
+        None,
         "AADSTS(700016|90002)",
         ("the tenant in the URL, and whether the client id belongs to that tenant",),
     ),
     _Known(
-        "",
+        None,
         "AADSTS(1002012|70011)",
         ("as --scope one resource, followed by /.default: api://.../.default",),
     ),
-    _Known("", "AADSTS500011", ("the resource in --scope, which this tenant does not know",)),
+    _Known(None, "AADSTS500011", ("the resource in --scope, which this tenant does not know",)),
     _Known(
-        "",
+        None,
         "AADSTS70002(16|18)",
         ("a secret, or --client-auth private_key_jwt with a key: neither was sent",),
     ),
@@ -111,7 +111,7 @@ _KNOWN = (
 def advise_on_words(status: int, error: str | None, description: str | None) -> tuple[str, ...]:
     """What to try about an error, if its code and description are known; else nothing."""
     for known in _KNOWN:
-        if known.error not in ("", error) or status not in (known.statuses or (status,)):
+        if known.error not in (None, error or "") or status not in (known.statuses or (status,)):
             continue
         if re.search(known.words, description or "", re.IGNORECASE):
             return known.advice

@@ -62,6 +62,15 @@ def test_an_error_without_known_words_gets_the_general_advice(
     ]
 
 
+def test_a_code_of_the_standard_gets_its_advice_though_twitch_words_an_error_so(
+    tokens: TokenServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    description = "Invalid client or Invalid client credentials"
+    answer = {"error": "invalid_client", "error_description": description}
+    tokens.replies = [Reply(401, answer)] * 2
+    assert "try: whether the client still exists there, and is enabled" in advice(capsys)
+
+
 def test_commas_between_scopes_are_named(
     tokens: TokenServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,6 +80,8 @@ def make_table() -> str:
     """The table, in reStructuredText, of all tests in this folder."""
     collector = Collector()
     options = ["--collect-only", "--quiet", "--quiet", "-p", "no:cacheprovider"]
+    # pytest would rewrite all that is installed with the fixtures of alf.testing: this module, too.
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     status = pytest.main([*options, str(ROOT / "tests" / "integration")], plugins=[collector])
     assert status == pytest.ExitCode.OK
     columns = list(dict.fromkeys(SERVERS.values()))
